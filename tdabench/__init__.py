@@ -1,0 +1,1 @@
+"""Benchmark of training-data attribution, judged by retraining."""

@@ -1,0 +1,67 @@
+"""Baselines that every table needs: chance, and a ranking that ignores the query."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tdabench.attributors.base import Problem, batches, copy_model, num_examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Random:
+    """Independent standard normal scores: the null."""
+
+    def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
+        """Draw the scores."""
+        shape = num_examples(problem.query), num_examples(problem.train)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueryIndependent:
+    r"""Each training example's mean GradSim score over the queries, :math:`\langle g_i, \bar g \rangle`.
+
+    The same for every query: what a method gains from knowing which examples are good in general. One gradient and one
+    forward-mode pass, over every trained parameter.
+
+    Attributes:
+        batch_size: Examples a pass; changes speed and memory only.
+    """
+
+    batch_size: int = 250
+
+    def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
+        """Differentiate every training loss along the mean gradient of the queries' losses."""
+        model = copy_model(problem.models[0])
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        parameters = {name: model.get_parameter(name) for name in names}
+        num_query = num_examples(problem.query)
+        for batch in batches(problem.query, self.batch_size):
+            (problem.loss(model, batch).sum() / num_query).backward()
+        direction = {name: parameter.grad for name, parameter in parameters.items()}
+        with torch.no_grad():
+            scores = [self._differentiate(model, problem, parameters, direction, batch) for batch in
+                      batches(problem.train, self.batch_size)]
+        return torch.cat(scores).expand(num_query, -1).clone()
+
+    def _differentiate(
+        self, model: nn.Module, problem: Problem, parameters: dict, direction: dict, batch: dict
+    ) -> Float[Tensor, " train"]:
+        def losses(moved: dict[str, Tensor]) -> Tensor:
+            return problem.loss(_Functional(model, moved), batch)
+
+        values = {name: parameter.detach() for name, parameter in parameters.items()}
+        return torch.func.jvp(losses, (values,), (direction,))[1]
+
+
+class _Functional(nn.Module):
+    """Call a model with other parameters than its own."""
+
+    def __init__(self, model: nn.Module, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.call = lambda *inputs: torch.func.functional_call(model, parameters, inputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.call(*inputs)

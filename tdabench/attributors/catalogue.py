@@ -1,0 +1,24 @@
+"""The built-in methods, for people to read: nothing is looked up here."""
+
+from tabulate import tabulate
+
+METHODS = (
+    ("bif", "tdabench.attributors.bif:BIF", "", "covariance or correlation of losses over SGLD draws"),
+    ("ekfac", "tdabench.attributors.kronfluence:Kronfluence", "strategy: ekfac", "eigenvalue-corrected K-FAC"),
+    ("kfac", "tdabench.attributors.kronfluence:Kronfluence", "strategy: kfac", "Kronecker-factored curvature"),
+    ("diagonal", "tdabench.attributors.kronfluence:Kronfluence", "strategy: diagonal", "diagonal Fisher"),
+    ("gradsim", "tdabench.attributors.kronfluence:Kronfluence", "strategy: identity", "gradient dot products"),
+    ("trak", "tdabench.attributors.trak:TRAK", "", "projected gradients of an ensemble of checkpoints"),
+    ("random", "tdabench.attributors.baselines:Random", "", "baseline: chance"),
+    (
+        "query_independent",
+        "tdabench.attributors.baselines:QueryIndependent",
+        "",
+        "baseline: mean GradSim score, the same for every query",
+    ),
+)
+
+
+def describe_methods() -> str:
+    """Make a table of the built-in methods: key, import path, deciding setting, one line."""
+    return tabulate(METHODS, headers=("key", "attributor", "setting", "what it does")) + "\n"

@@ -1,0 +1,82 @@
+"""Run a method as the benchmark does: measured, and its result checked."""
+
+import dataclasses
+import warnings
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tdabench.attributors.base import Attributor, Problem, num_examples
+from tdabench.cost import Cost, measure_cost
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Scores (query, train), what they cost, and what the method warned of."""
+
+    scores: Float[Tensor, "query train"]
+    cost: Cost
+    warnings: tuple[str, ...]
+
+
+def run_attributor(attributor: Attributor, problem: Problem, *, generator: torch.Generator) -> Attribution:
+    """Run a method on a problem, measure it, and check what it returns.
+
+    Raises:
+        Unsupported: If the method says so.
+        TypeError: If it returns no tensor of floating-point scores.
+        ValueError: If the scores have the wrong shape or are not finite, or the method changed a model.
+    """
+    before = [_fingerprint(model) for model in problem.models]
+    device = problem.train["label"].device if "label" in problem.train else next(iter(problem.train.values())).device
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        with measure_cost(device, workspace=problem.workspace) as cost:
+            scores = attributor.attribute(problem, generator=generator)
+    check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
+    for index, model in enumerate(problem.models):
+        if _fingerprint(model) != before[index]:
+            raise ValueError(
+                f"{type(attributor).__name__} changed models[{index}] (its parameters, buffers, mode or requires_grad): "
+                "work on a copy (tdabench.attributors.base.copy_model)."
+            )
+    messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)
+    return Attribution(scores=scores.detach().float().cpu(), cost=cost, warnings=messages)
+
+
+class AttributionWarning(UserWarning):
+    """A warning about the scores themselves, which the table shows."""
+
+
+def check_scores(scores: Tensor, *, num_queries: int, num_train: int) -> None:
+    """Check what a method returned.
+
+    Raises:
+        TypeError: If it is no floating-point tensor.
+        ValueError: If its shape is not (query, train) or a value is not finite.
+    """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"attribute() must return a floating-point tensor, got {kind}.")
+    if scores.shape == (num_train, num_queries) != (num_queries, num_train):
+        raise ValueError(
+            f"The scores have the shape (train, query) = {tuple(scores.shape)}; return them transposed, as "
+            f"(query, train) = {(num_queries, num_train)}."
+        )
+    if scores.shape != (num_queries, num_train):
+        raise ValueError(
+            f"The scores must have the shape (query, train) = {(num_queries, num_train)}, got {tuple(scores.shape)}."
+        )
+    wrong = int((~scores.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"{wrong} of {scores.numel()} scores are NaN or infinite.")
+
+
+def _fingerprint(model: nn.Module) -> list[tuple[object, ...]]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    described: list[tuple[object, ...]] = [
+        (name, tuple(tensor.shape), tensor.requires_grad, hash(tensor.detach().cpu().contiguous().numpy().tobytes()))
+        for name, tensor in tensors
+    ]
+    return [*described, *((name, type(module), module.training) for name, module in model.named_modules())]

@@ -1,0 +1,92 @@
+"""The command ``tdabench <stage>``: parse, load, call one function, save."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a stage; give the exit status."""
+    # Plug-ins are found in the folder that the command is run from, as with python -m.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    parsed = make_parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    from tdabench import stages
+
+    run = getattr(stages, parsed.stage)
+    try:
+        run(parsed)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if parsed.traceback:
+            raise
+        sys.stderr.write(f"tdabench {parsed.stage}: {error}\n")
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tdabench",
+        description="Benchmark of training-data attribution, judged by retraining. The workflow calls these stages; "
+        "type `snakemake lds_digits` to run them all.",
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+
+    dataset = _add_stage(stages, "dataset", "load and check a dataset, and check every setting of the experiment")
+    dataset.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("TDABENCH_DATA", "data")),
+        help="folder of the data (default: $TDABENCH_DATA, else data/)",
+    )
+    split = _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
+    train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
+    train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
+    retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)
+    retrain.add_argument("--shard", type=int, required=True, help="which one, from 0")
+    attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
+    attribute.add_argument("--method", required=True, help="its key in the experiment file")
+    attribute.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    evaluate = _add_stage(stages, "evaluate", "compare scores with the bank", repeat=True)
+    evaluate.add_argument("--train-size", type=int, required=True)
+    evaluate.add_argument("--scores", type=Path, required=True)
+    evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
+
+    methods = stages.add_parser("methods", help="list the built-in methods")
+    check = stages.add_parser("check", help="check a method (package.module:Class) against the public contract")
+    check.add_argument("path")
+    check.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in YAML; may stand several times"
+    )
+    check.add_argument(
+        "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
+    )
+    for stage in (methods, check):
+        stage.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_stage(
+    stages: argparse._SubParsersAction, name: str, summary: str, *, repeat: bool = False, model: bool = False
+) -> argparse.ArgumentParser:
+    stage = stages.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    stage.add_argument("experiment", type=Path, help="the experiment's YAML file")
+    stage.add_argument("--output", type=Path, required=True, help="file to write, whole or not at all")
+    stage.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    if repeat:
+        stage.add_argument("--repeat", type=int, required=True, help="which repetition, from 0")
+    if repeat and name != "split":
+        stage.add_argument("--split", type=Path, required=True, help="file of `split`")
+    if name == "split" or model:
+        stage.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
+    if model:
+        stage.add_argument("--train-size", type=int, required=True, help="size of the attribution set")
+        stage.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
+        stage.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    return stage

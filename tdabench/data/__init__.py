@@ -1,0 +1,1 @@
+"""Room 1, what is attributed: datasets, and how they are split."""

@@ -1,0 +1,91 @@
+"""The interface of every dataset, and how it is split."""
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tdabench.config import DataSettings
+
+Examples = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """Images as they are stored, with what normalises them.
+
+    Attributes:
+        mean: Mean of each channel, for pixels in [0, 1].
+        deviation: Standard deviation of each channel.
+    """
+
+    train_images: UInt8[Tensor, "train channel height width"]
+    train_labels: Int[Tensor, " train"]
+    test_images: UInt8[Tensor, "test channel height width"]
+    test_labels: Int[Tensor, " test"]
+    mean: Float[Tensor, " channel"]
+    deviation: Float[Tensor, " channel"]
+
+    def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
+        """Give normalised examples on a device, images channels last.
+
+        Args:
+            part: ``train`` or ``test``.
+        """
+        images, labels = getattr(self, f"{part}_images")[indices], getattr(self, f"{part}_labels")[indices]
+        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
+        normalised = (images.float() / 255 - mean) / deviation
+        return {
+            "image": normalised.to(device, memory_format=torch.channels_last),
+            "label": labels.long().to(device),
+        }
+
+
+class ImageSource(Protocol):
+    """A dataset: a frozen dataclass of its settings that can load itself."""
+
+    def load(self, root: Path) -> ImageData:
+        """Load the images, from the data root or from a package.
+
+        Raises:
+            FileNotFoundError: If they are neither there nor can be downloaded.
+            ValueError: If a file is corrupt.
+        """
+        ...
+
+
+def split_indices(
+    num_train: int, num_test: int, settings: DataSettings, *, generator: torch.Generator
+) -> dict[str, Int[Tensor, " example"]]:
+    """Draw who is what: ``warmup`` and ``pool`` from the training set, ``query`` and ``tuning`` from the test set.
+
+    The pool is one random order: an attribution set of size n is its first n entries, so that sets of different sizes
+    are nested, and a size that is added later changes no other.
+
+    Raises:
+        ValueError: If the dataset is too small for what is asked of it.
+    """
+    largest = max(settings.train_sizes)
+    if settings.reference != "train":
+        largest = max(largest, int(settings.reference))
+    if settings.warmup + largest > num_train:
+        raise ValueError(
+            f"data asks for {settings.warmup} warm-up and {largest} attribution or reference examples; "
+            f"the training set has {num_train}."
+        )
+    if settings.queries + settings.tuning_queries > num_test:
+        raise ValueError(
+            f"data asks for {settings.queries} scored and {settings.tuning_queries} tuning queries; "
+            f"the test set has {num_test}."
+        )
+    train_order = torch.randperm(num_train, generator=generator)
+    test_order = torch.randperm(num_test, generator=generator)
+    return {
+        "warmup": train_order[: settings.warmup],
+        "pool": train_order[settings.warmup :],
+        "query": test_order[: settings.queries],
+        "tuning": test_order[settings.queries : settings.queries + settings.tuning_queries],
+    }

@@ -1,0 +1,1 @@
+"""Room 5, is it right: scores against retrained losses."""

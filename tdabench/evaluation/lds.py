@@ -1,0 +1,133 @@
+"""The linear datamodeling score (Park et al., 2023, arXiv:2303.14186; the paper's eq. 19)."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def linear_datamodeling_score(
+    scores: Float[Tensor, "query train"],
+    masks: Bool[Tensor, "subset train"],
+    losses: Float[Tensor, "subset query"],
+) -> Float[Tensor, " query"]:
+    r"""Rank-correlate, for each query, the summed scores of the subsets with the retrained losses.
+
+    .. math:: \mathrm{LDS}_j = \mathrm{Spearman}_s \big( \textstyle\sum_{i \in D_s} \tau_{ji}, \; -\ell_j(D_s) \big)
+
+    Args:
+        scores: Positive means helpful.
+        masks: Which examples each subset has.
+        losses: Loss of each query, in models retrained on each subset.
+
+    Returns:
+        A correlation in [-1, 1] for each query, in float64; NaN where the summed scores or the losses are constant.
+
+    Raises:
+        ValueError: If shapes disagree, there are fewer than 3 subsets, or a score or loss is not finite.
+    """
+    predicted, measured = predicted_and_measured(scores, masks, losses)
+    return rank_correlation(predicted, measured)
+
+
+def predicted_and_measured(
+    scores: Float[Tensor, "query train"],
+    masks: Bool[Tensor, "subset train"],
+    losses: Float[Tensor, "subset query"],
+) -> tuple[Float[Tensor, "subset query"], Float[Tensor, "subset query"]]:
+    """Sum the scores over each subset, and turn the losses round: in both, higher is better.
+
+    Raises:
+        ValueError: If shapes disagree, there are fewer than 3 subsets, or a score or loss is not finite.
+    """
+    expected = (len(masks), len(scores))
+    if losses.shape != expected or masks.shape[1] != scores.shape[1]:
+        raise ValueError(
+            "Scores (query, train), masks (subset, train) and losses (subset, query) disagree: "
+            f"{tuple(scores.shape)}, {tuple(masks.shape)}, {tuple(losses.shape)}."
+        )
+    if len(masks) < 3:
+        raise ValueError(f"The LDS needs at least 3 subsets, got {len(masks)}.")
+    if not losses.isfinite().all():
+        raise ValueError("The LDS needs finite losses; a retrained model diverged.")
+    if not scores.isfinite().all():
+        raise ValueError("The LDS needs finite scores.")
+    predicted = masks.double() @ scores.double().T
+    # Equal scores give equal sums up to rounding: such a query must count as constant.
+    spread = predicted.amax(dim=0) - predicted.amin(dim=0)
+    constant = spread <= 1e-12 * predicted.abs().amax(dim=0)
+    return torch.where(constant, 0.0, predicted), -losses.double()
+
+
+def rank_correlation(
+    first: Float[Tensor, "subset query"], second: Float[Tensor, "subset query"]
+) -> Float[Tensor, " query"]:
+    """Spearman's correlation over subsets, with average ranks; NaN where one side is constant."""
+    centre = (len(first) + 1) / 2
+    first, second = average_ranks(first) - centre, average_ranks(second) - centre
+    return (first * second).sum(dim=0) / (first.square().sum(dim=0) * second.square().sum(dim=0)).sqrt()
+
+
+def average_ranks(values: Float[Tensor, "subset query"]) -> Float[Tensor, "subset query"]:
+    """Rank over subsets from 1, ties sharing their mean rank."""
+    order, first, last = tie_groups(values)
+    ranks = (first + last).double() / 2 + 1
+    return torch.empty_like(ranks).scatter_(0, order, ranks)
+
+
+def tie_groups(
+    values: Float[Tensor, "subset query"],
+) -> tuple[Int[Tensor, "subset query"], Int[Tensor, "subset query"], Int[Tensor, "subset query"]]:
+    """Sort over subsets; for every sorted place give the first and the last place that holds the same value.
+
+    Returns:
+        The sorting order, and first and last place, from 0.
+    """
+    ordered, order = values.sort(dim=0)
+    place = torch.arange(len(values))[:, None].expand_as(order)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    first = torch.where(starts, place, 0).cummax(dim=0).values
+    ends = starts.roll(-1, dims=0)
+    ends[-1] = True
+    last = torch.where(ends, place, len(values)).flip(0).cummin(dim=0).values.flip(0)
+    return order, first, last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """A bank that is ready to be compared with.
+
+    Attributes:
+        losses: Mean over a subset's retrains that converged.
+        diverged: Retrained models left out.
+        dropped: Subsets left out, since none of their models converged.
+    """
+
+    masks: Bool[Tensor, "subset train"]
+    losses: Float[Tensor, "subset query"]
+    diverged: int
+    dropped: int
+
+
+def average_retrains(
+    masks: Bool[Tensor, "subset train"], losses: Float[Tensor, "subset retrain query"]
+) -> GroundTruth:
+    """Average the losses over each subset's retrains; diverged models (NaN) are left out and counted.
+
+    Raises:
+        ValueError: If fewer than 3 subsets have a model that converged.
+    """
+    converged = losses.isfinite().all(dim=2)
+    kept = converged.any(dim=1)
+    if kept.sum() < 3:
+        raise ValueError(
+            f"{int((~converged).sum())} of {converged.numel()} retrained models diverged, which leaves {int(kept.sum())} "
+            "subsets and the LDS needs 3: lower training.learning_rate."
+        )
+    weights = converged.double()[..., None]
+    means = (losses.double().nan_to_num() * weights).sum(dim=1) / weights.sum(dim=1)
+    return GroundTruth(
+        masks=masks[kept], losses=means[kept], diverged=int((~converged).sum()), dropped=int((~kept).sum())
+    )

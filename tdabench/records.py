@@ -1,0 +1,203 @@
+"""Result files: the only place that reads or writes them. Tensors and their record share one file, whole or absent."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+PACKAGES = ("torch", "torchvision", "kronfluence", "traker", "numpy", "scipy", "safetensors")
+
+
+def make_record(
+    settings: Mapping[str, Any], *, inputs: Sequence[Path | str] = (), cost: Any = None, **details: Any
+) -> dict[str, Any]:
+    """Describe how a result came about.
+
+    Args:
+        settings: What the result depends on, resolved.
+        inputs: Files it was made from; their hashes are kept.
+        cost: A ``tdabench.cost.Cost``, if it was measured.
+        details: Anything else that belongs to the result (seed, stream, warnings, ...).
+    """
+    record: dict[str, Any] = {
+        "settings": settings,
+        **details,
+        "inputs": {str(path): hash_file(path) for path in inputs},
+        "versions": _versions(),
+        **_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+    if cost is not None:
+        record["device"] = _device_name(cost.device)
+        record["cost"] = {name: dataclasses.asdict(part) for name, part in cost.phases.items()}
+    return record
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Write tensors and their record to one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"record": json.dumps(_plain(record))}
+    _write_atomically(Path(path), lambda partial: save_file(contiguous, partial, metadata=metadata))
+
+
+def load_tensors(path: Path | str) -> dict[str, Any]:
+    """Read the tensors of a result file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def load_record(path: Path | str) -> dict[str, Any]:
+    """Read the record of a result file, without its tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or has no record.
+    """
+    if Path(path).suffix == ".json":
+        return load_json(path)["record"]
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+    if "record" not in metadata:
+        raise ValueError(f"{path} has no record: it was not written by tdabench.")
+    return json.loads(metadata["record"])
+
+
+def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Write numbers and their record to one JSON file, atomically; NaN becomes null."""
+    text = json.dumps(_plain({**content, "record": record}), indent=1, allow_nan=False)
+    _write_atomically(Path(path), lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def load_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON result file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
+
+
+def save_text(path: Path | str, text: str) -> None:
+    """Write a table, atomically."""
+    _write_atomically(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_figure(path: Path | str, figure: Any) -> None:
+    """Write a matplotlib figure, atomically; the suffix says which format."""
+    path = Path(path)
+    kind = path.suffix[1:]
+    # No date inside, so that the same figure is the same file.
+    metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}.get(kind)
+    _write_atomically(path, lambda partial: figure.savefig(partial, format=kind, metadata=metadata))
+
+
+def hash_file(path: Path | str) -> str:
+    """Give a file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(path: Path | str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no result file {path}; the workflow makes it.")
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"Can't write {path}: {error}. Free some disk space or mend the folder, and run again; finished "
+                      "files are kept.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Make JSON of anything a record holds: NaN becomes null, paths and types text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    return str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"tdabench": importlib.metadata.version("tdabench")}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+@functools.cache
+def _commit() -> dict[str, Any]:
+    """Give the commit of the package's own repository, and whether its code differed (results don't count)."""
+    folder = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]}, {len(names)} cores"
+    except (OSError, IndexError):
+        return platform.processor() or sys.platform
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"

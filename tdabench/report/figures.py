@@ -1,0 +1,165 @@
+"""Figures: each a function of a tidy table. One colour a method, everywhere."""
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "tdabench",
+}
+# Okabe and Ito's colours, told apart by everyone; greys for the baselines.
+COLOURS = {
+    "bif": "#0072b2",
+    "ekfac": "#d55e00",
+    "kfac": "#e69f00",
+    "diagonal": "#cc79a7",
+    "gradsim": "#009e73",
+    "trak": "#56b4e9",
+    "random": "#b0b0b0",
+    "query_independent": "#707070",
+}
+LABELS = {
+    "bif": "BIF",
+    "ekfac": "EK-FAC",
+    "kfac": "K-FAC",
+    "diagonal": "diagonal Fisher",
+    "gradsim": "GradSim",
+    "trak": "TRAK",
+    "random": "random",
+    "query_independent": "query-independent",
+}
+OTHERS = ("#000000", "#8c510a", "#5e3c99", "#b2182b", "#01665e", "#c51b7d")
+MARKERS = "osD^vP*X<>"
+
+
+def plot_lds(table: pd.DataFrame) -> Figure:
+    """LDS against the size of the attribution set, a line a method with its band (the paper's Fig. 4).
+
+    The line is the mean over repeats and the band its standard error; with one repeat, the bootstrap's interval.
+    """
+    repeated = (table["repeat"] == "all").any()
+    shown = table[table["repeat"] == "all"] if repeated else table
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        axes = figure.subplots()
+        for method, style in method_styles(table).items():
+            rows = shown[(shown["method"] == method) & shown["lds"].notna()].sort_values("train_size")
+            if rows.empty:
+                continue
+            axes.plot(rows["train_size"], rows["lds"], **style)
+            low, high = rows["low"], rows["high"]
+            if repeated:
+                low, high = rows["lds"] - rows["standard_error"], rows["lds"] + rows["standard_error"]
+            if len(rows) > 1:
+                axes.fill_between(rows["train_size"], low, high, color=style["color"], alpha=0.15, linewidth=0)
+            else:
+                error = [rows["lds"] - low, high - rows["lds"]]
+                axes.errorbar(rows["train_size"], rows["lds"], error, color=style["color"], capsize=3)
+        _draw_ceiling(axes, shown)
+        axes.axhline(0, color="#404040", linewidth=0.8)
+        _size_axis(axes, sorted(shown["train_size"].unique()))
+        band = "± standard error over repeats" if repeated else "with bootstrap interval over subsets and queries"
+        axes.set_ylabel("LDS")
+        axes.set_title(f"{table['experiment'].iloc[0]}: LDS {band}", loc="left")
+        figure.legend(loc="outside right center")
+    return figure
+
+
+def plot_lds_by_repeat(table: pd.DataFrame) -> Figure:
+    """LDS against size, a panel a repeat, with the bootstrap's interval (the paper's Fig. 7)."""
+    rows = table[table["repeat"] != "all"]
+    repeats = sorted(rows["repeat"].unique(), key=int)
+    columns = min(len(repeats), 3)
+    lines = -(-len(repeats) // columns)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.4 + 2.5 * columns, 2.9 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, repeat in zip(panels, repeats, strict=False):
+            part = rows[rows["repeat"] == repeat]
+            for method, style in method_styles(table).items():
+                points = part[(part["method"] == method) & part["lds"].notna()].sort_values("train_size")
+                if points.empty:
+                    continue
+                error = [points["lds"] - points["low"], points["high"] - points["lds"]]
+                axes.errorbar(points["train_size"], points["lds"], error, capsize=2, elinewidth=0.9, **style)
+            _size_axis(axes, sorted(rows["train_size"].unique()))
+            axes.axhline(0, color="#404040", linewidth=0.8)
+            axes.set_title(f"repeat {repeat}", loc="left")
+        for axes in panels[len(repeats) :]:
+            axes.set_visible(False)
+        panels[0].set_ylabel("LDS")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
+    return figure
+
+
+def plot_cost(table: pd.DataFrame, methods: list[str]) -> Figure:
+    """Seconds of each method by phase, a panel a size, mean over repeats (the paper's Fig. 6)."""
+    rows = table[table["method"].isin(methods) & table["seconds"].notna()]
+    sizes = sorted(rows["train_size"].unique())
+    styles = method_styles(table[table["method"].isin(methods)])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 2.6 * len(sizes), 0.8 + 0.32 * len(methods)), layout="constrained")
+        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for axes, size in zip(panels, sizes, strict=True):
+            means = rows[rows["train_size"] == size].groupby(["method", "phase"])["seconds"].mean().unstack()
+            means = means.reindex(methods[::-1]).reindex(columns=["fit", "score"]).fillna(0)
+            colours = [styles[method]["color"] for method in means.index]
+            names = [styles[method]["label"] for method in means.index]
+            axes.barh(names, means["fit"], color=colours, alpha=0.45, hatch="///", edgecolor="white", linewidth=0)
+            axes.barh(names, means["score"], left=means["fit"], color=colours)
+            total = means.sum(axis=1)
+            for place, seconds in enumerate(total):
+                text = f" {seconds:.3g} s" if seconds else " not run"
+                axes.text(seconds, place, text, va="center", fontsize=7.5)
+            axes.set_xlim(0, max(total.max() * 1.3, 1e-3))
+            axes.set_xlabel("wall-clock (s)")
+            axes.set_title(f"n = {size}", loc="left")
+            axes.grid(visible=False, axis="y")
+        figure.suptitle("hatched: fit; solid: score; mean over repeats", fontsize=8, x=0.01, ha="left")
+    return figure
+
+
+def method_styles(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Give every method its colour, label and marker; a plug-in's colour follows from its place among the plug-ins."""
+    methods = list(dict.fromkeys(table["method"]))
+    others = [method for method in methods if method not in COLOURS]
+    colours = {**COLOURS, **{method: OTHERS[place % len(OTHERS)] for place, method in enumerate(others)}}
+    order = [*COLOURS, *others]
+    return {
+        method: {
+            "color": colours[method],
+            "label": LABELS.get(method, method),
+            "marker": MARKERS[order.index(method) % len(MARKERS)],
+        }
+        for method in methods
+    }
+
+
+def _draw_ceiling(axes: Axes, shown: pd.DataFrame) -> None:
+    ceiling = shown.dropna(subset=["ceiling"]).groupby("train_size")["ceiling"].mean()
+    if len(ceiling) > 1:
+        axes.plot(ceiling.index, ceiling, color="#404040", linestyle=":", label="ceiling")
+    elif len(ceiling):
+        axes.axhline(ceiling.iloc[0], color="#404040", linestyle=":", label="ceiling")
+
+
+def _size_axis(axes: Axes, sizes: list[int]) -> None:
+    if len(sizes) > 1:
+        axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("attribution set size n (examples)")

@@ -1,0 +1,68 @@
+"""Tidy tables of an experiment's results. Columns are stable: other scripts read them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+LDS_COLUMNS = (
+    "experiment", "repeat", "train_size", "method", "lds", "low", "high", "standard_error", "queries", "nan_queries",
+    "ceiling", "status",
+)  # fmt: skip
+COST_COLUMNS = (
+    "experiment", "repeat", "train_size", "method", "phase", "seconds", "cpu_seconds", "peak_host_bytes",
+    "peak_device_bytes", "disk_bytes", "device", "status",
+)  # fmt: skip
+
+
+def make_lds_table(rows: Iterable[Mapping[str, Any]], over_repeats: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Make the LDS table: one row a repeat, size and method, then a row ``all`` over the repeats.
+
+    In rows of one repeat, ``low`` and ``high`` are the two-way bootstrap's interval and ``standard_error`` its
+    standard deviation; in rows ``all``, they are Student's t interval and the standard error of the mean over repeats.
+    """
+    table = pd.DataFrame(list(rows), columns=list(LDS_COLUMNS)).astype({"repeat": str})
+    return pd.concat([table, over_repeats], ignore_index=True) if over_repeats is not None else table
+
+
+def make_cost_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the cost table: one row a repeat, size, method and phase; also the bank's and the checkpoints' cost."""
+    return pd.DataFrame(list(rows), columns=list(COST_COLUMNS)).astype({"repeat": str})
+
+
+def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
+    """Make the table for people: a row a method, best first, an LDS column a size, and mean cost at the largest size.
+
+    LDS over repeats is mean ± standard error; a single repeat shows its bootstrap interval.
+    """
+    last = lds[lds["repeat"] == ("all" if (lds["repeat"] == "all").any() else lds["repeat"].iloc[-1])]
+    sizes = sorted(last["train_size"].unique())
+    largest = cost[cost["train_size"] == sizes[-1]]
+    ranked = last[last["train_size"] == sizes[-1]].sort_values("lds", ascending=False, na_position="last")
+    rows = []
+    for method in ranked["method"]:
+        row: dict[str, Any] = {"method": method}
+        for size in sizes:
+            found = last[(last["method"] == method) & (last["train_size"] == size)].iloc[0]
+            row[f"LDS, n = {size}"] = _format_lds(found)
+        parts = largest[largest["method"] == method]
+        for phase in ("fit", "score"):
+            row[f"{phase} (s)"] = _mean_over_repeats(parts[parts["phase"] == phase], "seconds", "sum")
+        row["memory (MB)"] = _mean_over_repeats(parts, "peak_host_bytes", "max") / 1e6
+        row["disk (MB)"] = _mean_over_repeats(parts, "disk_bytes", "sum") / 1e6
+        row["status"] = ranked[ranked["method"] == method]["status"].iloc[0]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean_over_repeats(parts: pd.DataFrame, column: str, how: str) -> float:
+    return float(parts.groupby("repeat")[column].agg(how).mean()) if len(parts) else float("nan")
+
+
+def _format_lds(row: pd.Series) -> str:
+    if pd.isna(row["lds"]):
+        return "—"
+    if row["repeat"] == "all":
+        error = "" if pd.isna(row["standard_error"]) else f" ± {row['standard_error']:.3f}"
+        return f"{row['lds']:.3f}{error}"
+    return f"{row['lds']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,0 +1,103 @@
+"""The bank: models retrained on random subsets, and their losses on the queries."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tdabench.config import BankSettings
+from tdabench.progress import progress
+from tdabench.seeds import make_generator
+
+Examples = dict[str, Tensor]
+Retrain = Callable[[Examples, torch.Generator], nn.Module]
+Measure = Callable[[nn.Module, Examples], tuple[Tensor, Tensor]]
+
+
+def draw_mask(num_train: int, settings: BankSettings, *, generator: torch.Generator) -> Bool[Tensor, " train"]:
+    """Draw one subset of the attribution set: fixed size, or each example kept with equal probability.
+
+    Raises:
+        ValueError: If a subset of fixed size would be empty or the whole set.
+    """
+    if settings.sampling == "bernoulli":
+        return torch.rand(num_train, generator=generator) < settings.fraction
+    size = round(num_train * settings.fraction)
+    if not 0 < size < num_train:
+        raise ValueError(
+            f"A bank.fraction of {settings.fraction} of {num_train} examples is "
+            f"{'an empty subset' if size == 0 else 'the whole set'}."
+        )
+    mask = torch.zeros(num_train, dtype=torch.bool)
+    mask[torch.randperm(num_train, generator=generator)[:size]] = True
+    return mask
+
+
+def shard_subsets(settings: BankSettings, shard: int) -> range:
+    """Give the subsets of a shard: consecutive, shards equal to within one.
+
+    Raises:
+        ValueError: If there is no such shard.
+    """
+    if not 0 <= shard < settings.shards:
+        raise ValueError(f"There are shards 0 to {settings.shards - 1}, got {shard}.")
+    return range(
+        settings.subsets * shard // settings.shards, settings.subsets * (shard + 1) // settings.shards
+    )
+
+
+def fill_shard(
+    train: Examples,
+    query: Examples,
+    settings: BankSettings,
+    *,
+    shard: int,
+    seed: int,
+    stream: tuple[str | int, ...],
+    retrain: Retrain,
+    measure: Measure,
+) -> dict[str, Tensor]:
+    """Retrain on each of a shard's subsets and measure every query.
+
+    Every model has its own streams, named by subset and retrain, so that the division into shards changes nothing.
+
+    Args:
+        retrain: ``(examples of the subset, stream) -> trained model``.
+        measure: ``(model, queries) -> (loss, margin)``, each (query,).
+
+    Returns:
+        ``masks`` (subset, train), ``loss`` and ``margin`` (subset, retrain, query). A model that diverged has NaN.
+    """
+    masks, losses, margins = [], [], []
+    runs = [(subset, index) for subset in shard_subsets(settings, shard) for index in range(settings.retrains)]
+    for subset, index in progress(runs, f"retrain, shard {shard + 1}/{settings.shards}"):
+        if index == 0:
+            mask_stream = make_generator(seed, *stream, "subset", subset)
+            masks.append(draw_mask(len(train["label"]), settings, generator=mask_stream))
+        chosen = masks[-1].to(train["label"].device)
+        model_stream = make_generator(seed, *stream, "subset", subset, "retrain", index)
+        model = retrain({name: values[chosen] for name, values in train.items()}, model_stream)
+        loss, margin = measure_queries(model, query, measure)
+        losses.append(loss)
+        margins.append(margin)
+    shape = (len(masks), settings.retrains, -1)
+    return {
+        "masks": torch.stack(masks),
+        "loss": torch.stack(losses).reshape(shape),
+        "margin": torch.stack(margins).reshape(shape),
+    }
+
+
+@torch.no_grad()
+def measure_queries(
+    model: nn.Module, query: Examples, measure: Measure, *, batch_size: int = 500
+) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
+    """Measure every query; if any value is not finite the model diverged, and all its values are NaN."""
+    parts = []
+    for start in range(0, len(query["label"]), batch_size):
+        parts.append(measure(model, {name: values[start : start + batch_size] for name, values in query.items()}))
+    loss, margin = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
+    if not (loss.isfinite().all() and margin.isfinite().all()):
+        return torch.full_like(loss, torch.nan), torch.full_like(margin, torch.nan)
+    return loss, margin

@@ -1,0 +1,108 @@
+"""The training loop: one recipe for checkpoints and for the bank."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdabench.config import Recipe
+from tdabench.seeds import fork_generator
+
+Examples = dict[str, Tensor]
+
+
+def train(
+    model: nn.Module, train: Examples, recipe: Recipe, *, generator: torch.Generator, warmup: Examples | None = None
+) -> None:
+    """Train a model in place and leave it in eval mode.
+
+    A run that diverges is not an error: its parameters, and every loss measured with them, are NaN.
+
+    Args:
+        train: Examples on the model's device.
+        generator: The stream of the order of the examples.
+        warmup: The held-out warm-up set; needed if ``recipe.warmup_steps`` is positive.
+
+    Raises:
+        ValueError: If the training set is empty, or warm-up steps are asked for without a warm-up set.
+    """
+    num_train = len(train["label"])
+    if num_train == 0:
+        raise ValueError("Can't train on an empty training set.")
+    if recipe.warmup_steps and not warmup:
+        raise ValueError(
+            f"training.warmup_steps is {recipe.warmup_steps}, but there is no warm-up set: set data.warmup."
+        )
+    optimizer = _make_optimizer(model, recipe)
+    order = fork_generator(generator, train["label"].device)
+    model.train()
+    if recipe.warmup_steps:
+        _scale_learning_rates(optimizer, recipe.schedule_start)
+        for batch in _batches(warmup, recipe.warmup_steps, recipe.batch_size, order):
+            _step(model, batch, optimizer, recipe)
+    steps = recipe.epochs * math.ceil(num_train / recipe.batch_size)
+    for step, batch in enumerate(_batches(train, steps, recipe.batch_size, order)):
+        _scale_learning_rates(optimizer, _triangle(step / steps, recipe))
+        _step(model, batch, optimizer, recipe)
+    model.eval()
+
+
+def _batches(examples: Examples, steps: int, batch_size: int, order: torch.Generator) -> Iterator[Examples]:
+    """Give batches of equal size (to within one example), each epoch in a new order."""
+    count = len(examples["label"])
+    permutation: list[Tensor] = []
+    for _ in range(steps):
+        if not permutation:
+            shuffled = torch.randperm(count, generator=order, device=examples["label"].device)
+            permutation = list(shuffled.tensor_split(math.ceil(count / batch_size)))
+        chosen = permutation.pop()
+        yield {name: values[chosen] for name, values in examples.items()}
+
+
+def _step(model: nn.Module, batch: Examples, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    enabled = recipe.precision == "bfloat16"
+    with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=enabled):
+        logits = model(batch["image"])
+    # The mean; Jordan's sum over a batch of 1,024 is in the learning rate.
+    loss = functional.cross_entropy(logits.float(), batch["label"], label_smoothing=recipe.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _triangle(progress: float, recipe: Recipe) -> float:
+    """Learning rate relative to its peak, at a progress in [0, 1]."""
+    if progress < recipe.schedule_peak:
+        share = progress / recipe.schedule_peak
+        return recipe.schedule_start + (1 - recipe.schedule_start) * share
+    share = (progress - recipe.schedule_peak) / (1 - recipe.schedule_peak)
+    return 1 + (recipe.schedule_end - 1) * share
+
+
+def _scale_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(
+            [parameter for _, parameter in named], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        optimizer.param_groups[0]["peak"] = recipe.learning_rate
+        return optimizer
+    # Jordan (2024): with momentum m, one example moves the weights by (1 + 1 / (1 - m)) times the learning rate.
+    # Per 1,024 examples and for summed losses; ours are means, hence the batch size below.
+    kilostep = 1024 * (1 + 1 / (1 - recipe.momentum))
+    rate = recipe.learning_rate / kilostep * recipe.batch_size
+    decay = recipe.weight_decay / kilostep * recipe.batch_size  # decoupled: not multiplied by the learning rate
+    groups = []
+    for scale, wanted in ((recipe.bias_scaler, True), (1.0, False)):
+        parameters = [parameter for name, parameter in named if name.endswith("bias") == wanted]
+        peak = rate * scale
+        groups.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay / peak})
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
