@@ -25,4 +25,6 @@ def progress(items: Iterable[Item], description: str, *, total: int | None = Non
     """Iterate with a bar that shows the time left; for outermost loops only."""
     if sys.stderr.isatty():
         return iter(tqdm(items, desc=description, total=total))
-    return iter(tqdm(items, desc=description, total=total, file=_LineWriter(), ascii=True, mininterval=10, maxinterval=20))
+    return iter(
+        tqdm(items, desc=description, total=total, file=_LineWriter(), ascii=True, mininterval=10, maxinterval=20)
+    )

@@ -139,8 +139,10 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"Can't write {path}: {error}. Free some disk space or mend the folder, and run again; finished "
-                      "files are kept.") from error
+        raise OSError(
+            f"Can't write {path}: {error}. Free some disk space or mend the folder, and run again; finished "
+            "files are kept."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -82,7 +82,9 @@ def retrain(arguments: argparse.Namespace) -> None:
         )
     diverged = int(shard["loss"].isnan().any(dim=2).sum())
     if diverged:
-        logger.warning("%d of %d retrained models diverged; they are kept as NaN.", diverged, shard["loss"][..., 0].numel())
+        logger.warning(
+            "%d of %d retrained models diverged; they are kept as NaN.", diverged, shard["loss"][..., 0].numel()
+        )
     record = bench.record(arguments, cost, stream=stream, bank=bench.experiment.bank, diverged=diverged)
     save_tensors(arguments.output, shard, record)
 
@@ -169,6 +171,7 @@ def check(arguments: argparse.Namespace) -> None:
     from tdabench.components import parse_settings
     from tdabench.testing import check_attributor
 
+    torch.set_num_threads(1)
     attributor = instantiate(Component(path=arguments.path, settings=parse_settings(arguments.set)), arguments.path)
     check_attributor(attributor, informative=not arguments.uninformative)
     sys.stdout.write(f"{arguments.path} passes: shape, sign, finiteness, repeatability, nothing touched.\n")

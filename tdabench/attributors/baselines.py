@@ -42,8 +42,10 @@ class QueryIndependent:
             (problem.loss(model, batch).sum() / num_query).backward()
         direction = {name: parameter.grad for name, parameter in parameters.items()}
         with torch.no_grad():
-            scores = [self._differentiate(model, problem, parameters, direction, batch) for batch in
-                      batches(problem.train, self.batch_size)]
+            scores = [
+                self._differentiate(model, problem, parameters, direction, batch)
+                for batch in batches(problem.train, self.batch_size)
+            ]
         return torch.cat(scores).expand(num_query, -1).clone()
 
     def _differentiate(

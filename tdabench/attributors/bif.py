@@ -50,7 +50,14 @@ class BIF:
     loss_batch_size: int = 500
 
     def __post_init__(self) -> None:
-        lowest = {"chains": 1, "draws": 2, "burn_in": 0, "steps_between_draws": 1, "batch_size": 1, "loss_batch_size": 1}
+        lowest = {
+            "chains": 1,
+            "draws": 2,
+            "burn_in": 0,
+            "steps_between_draws": 1,
+            "batch_size": 1,
+            "loss_batch_size": 1,
+        }
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")

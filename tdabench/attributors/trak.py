@@ -61,7 +61,7 @@ class TRAK:
                 task="image_classification",
                 train_set_size=num_train,
                 save_dir=str(problem.workspace / "traker"),
-                load_from_save_dir=False,
+                load_from_save_dir=True,
                 device=str(problem.train["image"].device),
                 proj_dim=self.proj_dim,
                 use_half_precision=False,
@@ -87,11 +87,14 @@ class TRAK:
         if "image" not in problem.train or "label" not in problem.train:
             raise Unsupported(f"traker's image classification needs image and label, got {', '.join(problem.train)}.")
         if self.proj_dim >= num_train:
-            raise Unsupported(f"TRAK needs proj_dim ({self.proj_dim}) below the number of training examples "
-                              f"({num_train}).")
+            raise Unsupported(
+                f"TRAK needs proj_dim ({self.proj_dim}) below the number of training examples ({num_train})."
+            )
         if self.checkpoints is not None and self.checkpoints > len(problem.models):
-            raise Unsupported(f"TRAK is asked for {self.checkpoints} checkpoints and there are {len(problem.models)}: "
-                              "raise the experiment's key checkpoints.")
+            raise Unsupported(
+                f"TRAK is asked for {self.checkpoints} checkpoints and there are {len(problem.models)}: "
+                "raise the experiment's key checkpoints."
+            )
 
 
 @contextlib.contextmanager

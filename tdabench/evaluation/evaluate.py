@@ -46,9 +46,11 @@ def evaluate_scores(
     agreement = retrain_agreement(losses[..., scored])
     tuning_lds = None
     if len(scores) > num_scored:
-        tuning_lds = rank_correlation(
-            *predicted_and_measured(scores[tuning], truth.masks, truth.losses[:, tuning])
-        ).nanmean().item()
+        tuning_lds = (
+            rank_correlation(*predicted_and_measured(scores[tuning], truth.masks, truth.losses[:, tuning]))
+            .nanmean()
+            .item()
+        )
     return {
         "lds": per_query.tolist(),
         **dataclasses.asdict(interval),

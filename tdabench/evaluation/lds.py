@@ -111,9 +111,7 @@ class GroundTruth:
     dropped: int
 
 
-def average_retrains(
-    masks: Bool[Tensor, "subset train"], losses: Float[Tensor, "subset retrain query"]
-) -> GroundTruth:
+def average_retrains(masks: Bool[Tensor, "subset train"], losses: Float[Tensor, "subset retrain query"]) -> GroundTruth:
     """Average the losses over each subset's retrains; diverged models (NaN) are left out and counted.
 
     Raises:

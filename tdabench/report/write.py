@@ -27,8 +27,10 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     ]
     rows = [_lds_row(experiment, folder, *cell) for cell in cells]
     lds = make_lds_table(rows, _rows_over_repeats(experiment, rows, over_repeats))
-    cost = make_cost_table([row for cell in cells for row in _method_costs(experiment, folder, *cell)]
-                           + _ground_truth_costs(experiment, folder))
+    cost = make_cost_table(
+        [row for cell in cells for row in _method_costs(experiment, folder, *cell)]
+        + _ground_truth_costs(experiment, folder)
+    )
     summary = summarise(lds, cost).to_markdown(index=False, floatfmt=".3g")
     save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
     save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
@@ -42,8 +44,11 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         for suffix in ("png", "pdf"):
             save_figure(folder / "figures" / f"{name}.{suffix}", figure)
     _write_record(experiment, folder, cells)
-    warnings = [f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"
-                for row in rows if row["status"] != "ok"]
+    warnings = [
+        f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"
+        for row in rows
+        if row["status"] != "ok"
+    ]
     lines = [f"\n{experiment.name}\n", summary, ""]
     lines += [f"- {line}" for line in warnings]
     lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/\n")
@@ -104,11 +109,18 @@ def _ground_truth_costs(experiment: Experiment, folder: Path) -> list[dict[str, 
             for name, paths in files.items():
                 for path in paths:
                     record = load_record(folder / str(repeat) / str(size) / path)
-                    rows += [{**row, "phase": "train"} for row in _cost_rows(experiment, record, repeat, size, name, "ok")]
+                    rows += [
+                        {**row, "phase": "train"} for row in _cost_rows(experiment, record, repeat, size, name, "ok")
+                    ]
     totals = pd.DataFrame(rows, columns=list(COST_COLUMNS))
     keys = ["experiment", "repeat", "train_size", "method", "phase", "device", "status"]
-    how = {"seconds": "sum", "cpu_seconds": "sum", "peak_host_bytes": "max", "peak_device_bytes": "max",
-           "disk_bytes": "sum"}
+    how = {
+        "seconds": "sum",
+        "cpu_seconds": "sum",
+        "peak_host_bytes": "max",
+        "peak_device_bytes": "max",
+        "disk_bytes": "sum",
+    }
     return totals.groupby(keys, as_index=False, sort=False).agg(how).to_dict("records")
 
 

@@ -42,9 +42,7 @@ def shard_subsets(settings: BankSettings, shard: int) -> range:
     """
     if not 0 <= shard < settings.shards:
         raise ValueError(f"There are shards 0 to {settings.shards - 1}, got {shard}.")
-    return range(
-        settings.subsets * shard // settings.shards, settings.subsets * (shard + 1) // settings.shards
-    )
+    return range(settings.subsets * shard // settings.shards, settings.subsets * (shard + 1) // settings.shards)
 
 
 def fill_shard(

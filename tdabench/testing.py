@@ -1,0 +1,155 @@
+"""For authors of a method: the public contract, and problems whose answer is known."""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdabench.attributors.base import Attributor, Examples, Problem, take
+from tdabench.attributors.run import run_attributor
+from tdabench.seeds import make_generator
+
+
+def check_attributor(attributor: Attributor, *, informative: bool = True, seed: int = 0) -> None:
+    """Check a method against the public contract, on a small image problem.
+
+    Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
+    same generator, and nothing touched: the models, the examples and the global random states.
+
+    Args:
+        informative: Whether self-influence should be positive; not so for baselines that ignore the data.
+
+    Raises:
+        TypeError: If it has no ``attribute`` method, or that returns no floating-point tensor.
+        ValueError: If a point of the contract is broken.
+        Unsupported: If the method can't run on small images.
+    """
+    name = type(attributor).__name__
+    if not isinstance(attributor, Attributor):
+        raise TypeError(f"{name} has no method attribute(problem, *, generator).")
+    with tempfile.TemporaryDirectory() as folder:
+        problem = make_image_problem(Path(folder), seed=seed)
+        first = _run(attributor, problem, seed)
+        second = _run(attributor, problem, seed)
+        if not torch.equal(first, second):
+            raise ValueError(
+                f"{name} gives other scores on a second run (largest difference {(first - second).abs().max():.3g}): "
+                "draw every random number from the generator that attribute() is given."
+            )
+        if informative:
+            _check_self_influence(name, _run(attributor, make_self_problem(problem), seed))
+
+
+def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "query train"]:
+    name = type(attributor).__name__
+    before = _examples_of(problem), torch.get_rng_state()
+    untouched = copy.deepcopy(before[0])
+    for path in problem.workspace.iterdir():
+        _remove(path)
+    scores = run_attributor(attributor, problem, generator=make_generator(seed, "check")).scores
+    if not torch.equal(torch.get_rng_state(), before[1]):
+        raise ValueError(f"{name} moved torch's global random state: use the generator that attribute() is given.")
+    for role, examples in _examples_of(problem).items():
+        for key, values in examples.items():
+            if not torch.equal(values, untouched[role][key]):
+                raise ValueError(f"{name} changed problem.{role}[{key!r}]: work on a copy.")
+    return scores
+
+
+def _check_self_influence(name: str, scores: Float[Tensor, "query train"]) -> None:
+    own = scores.diagonal().mean().item()
+    others = (scores.sum() - scores.diagonal().sum()).item() / (scores.numel() - len(scores))
+    if own <= 0 or own <= others:
+        raise ValueError(
+            f"{name} gives an example a mean score of {own:.3g} on itself and {others:.3g} on others. Positive means "
+            "helpful: training on an example lowers its own loss. Is the sign the wrong way round?"
+        )
+
+
+def make_image_problem(
+    workspace: Path, *, num_train: int = 144, num_query: int = 24, num_models: int = 2, seed: int = 0
+) -> Problem:
+    """Make a classification problem of 8x8 images in four noisy classes, with small trained networks.
+
+    Args:
+        workspace: An empty folder.
+    """
+    generator = make_generator(seed, "problem")
+    patterns = torch.randn(4, 1, 8, 8, generator=generator)
+    train, query = (_draw_images(patterns, count, generator) for count in (num_train, num_query))
+    models = tuple(_train_small(train, make_generator(seed, "problem", "model", index)) for index in range(num_models))
+    return Problem(models=models, loss=_cross_entropy, train=train, query=query, reference=train, workspace=workspace)
+
+
+def make_self_problem(problem: Problem) -> Problem:
+    """Make the problem whose queries are its training examples."""
+    return Problem(
+        models=problem.models,
+        loss=problem.loss,
+        train=problem.train,
+        query=take(problem.train, slice(None)),
+        reference=problem.reference,
+        workspace=problem.workspace,
+    )
+
+
+class Quadratic(nn.Module):
+    r"""A model whose loss on example i is :math:`\tfrac12 (w - c_i)^T H_i (w - c_i)`: every method has a closed form.
+
+    Use it with ``quadratic_loss`` and examples ``{"centre": (example, parameter), "hessian": (example, parameter,
+    parameter)}``.
+    """
+
+    def __init__(self, position: Float[Tensor, " parameter"]) -> None:
+        super().__init__()
+        self.position = nn.Parameter(position.clone())
+
+    def forward(self, centre: Tensor) -> Float[Tensor, "example parameter"]:
+        """Give the distance of the parameters from each centre."""
+        return self.position - centre
+
+
+def quadratic_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " example"]:
+    """Loss of a ``Quadratic`` on each example."""
+    distance = model(examples["centre"])
+    return torch.einsum("bi,bij,bj->b", distance, examples["hessian"], distance) / 2
+
+
+def _draw_images(patterns: Tensor, count: int, generator: torch.Generator) -> Examples:
+    labels = torch.arange(count) % len(patterns)
+    images = patterns[labels] + 0.8 * torch.randn(count, *patterns.shape[1:], generator=generator)
+    return {"image": images.to(memory_format=torch.channels_last), "label": labels}
+
+
+def _train_small(train: Examples, generator: torch.Generator) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed() % 2**31)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        _cross_entropy(model, train).mean().backward()
+        optimizer.step()
+    model.zero_grad()
+    return model.eval()
+
+
+def _cross_entropy(model: nn.Module, examples: Examples) -> Float[Tensor, " example"]:
+    return functional.cross_entropy(model(examples["image"]), examples["label"], reduction="none")
+
+
+def _examples_of(problem: Problem) -> dict[str, Examples]:
+    return {"train": problem.train, "query": problem.query, "reference": problem.reference}
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
