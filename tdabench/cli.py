@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path(os.environ.get("TDABENCH_DATA", "data")),
         help="folder of the data (default: $TDABENCH_DATA, else data/)",
     )
-    split = _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
+    _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
     train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
     train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
     retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)

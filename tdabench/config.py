@@ -64,6 +64,8 @@ class Recipe:
         schedule_peak: Where in training the peak is, in [0, 1).
         schedule_end: Learning rate after the last step, relative to the peak.
         warmup_steps: Steps on the held-out warm-up set before training, at the schedule's first learning rate.
+        recalibrate_norm: Whether batch norm's statistics are measured anew on the whole training set at the end: the
+            running ones of a short training lag behind the weights, which is noise in every loss.
         precision: ``float32``, or ``bfloat16`` (autocast; fast only on devices with bfloat16 arithmetic).
     """
 
@@ -79,6 +81,7 @@ class Recipe:
     schedule_peak: float = 0.25
     schedule_end: float = 0.07
     warmup_steps: int = 0
+    recalibrate_norm: bool = False
     precision: str = "float32"
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ def run_attributor(attributor: Attributor, problem: Problem, *, generator: torch
     for index, model in enumerate(problem.models):
         if _fingerprint(model) != before[index]:
             raise ValueError(
-                f"{type(attributor).__name__} changed models[{index}] (its parameters, buffers, mode or requires_grad): "
+                f"{type(attributor).__name__} changed models[{index}]: its parameters, buffers, mode or requires_grad; "
                 "work on a copy (tdabench.attributors.base.copy_model)."
             )
     messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)

@@ -24,19 +24,20 @@ class TRAK:
 
     Attributes:
         proj_dim: Dimension of the projection; traker needs more than 100 and fewer than the training examples
-            (otherwise it breaks, or returns garbage silently: refused here).
+            (otherwise it breaks, or returns garbage silently: refused here). ``null`` means half the training examples,
+            at most 4,096.
         checkpoints: Number of checkpoints to use, from the first on; ``null`` means all.
         batch_size: Examples whose gradients are in memory at once.
         regularization: Ridge added to the projected gradients' Gram matrix.
     """
 
-    proj_dim: int = 512
+    proj_dim: int | None = None
     checkpoints: int | None = None
     batch_size: int = 250
     regularization: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.proj_dim <= 100:
+        if self.proj_dim is not None and self.proj_dim <= 100:
             raise ValueError(f"proj_dim must be above 100 (traker's projector breaks otherwise), got {self.proj_dim}.")
         for name, low in {"checkpoints": 1, "batch_size": 1, "regularization": 0}.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
@@ -49,7 +50,8 @@ class TRAK:
             Unsupported: If the problem is not image classification, or has too few examples or checkpoints.
         """
         num_train, num_query = num_examples(problem.train), num_examples(problem.query)
-        self._require_support(problem, num_train)
+        proj_dim = min(num_train // 2, 4096) if self.proj_dim is None else self.proj_dim
+        self._require_support(problem, num_train, proj_dim)
         states = [model.state_dict() for model in problem.models[: self.checkpoints]]
         trainable = [name for name, value in problem.models[0].named_parameters() if value.requires_grad]
         projector_seed = int(torch.randint(2**20, (), generator=generator, device=generator.device).item())
@@ -63,7 +65,7 @@ class TRAK:
                 save_dir=str(problem.workspace / "traker"),
                 load_from_save_dir=True,
                 device=str(problem.train["image"].device),
-                proj_dim=self.proj_dim,
+                proj_dim=proj_dim,
                 use_half_precision=False,
                 projector_seed=projector_seed,
                 grad_wrt=trainable,
@@ -83,12 +85,13 @@ class TRAK:
             # traker gives (train, query); positive means that the example raises the query's margin: helpful.
             return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 
-    def _require_support(self, problem: Problem, num_train: int) -> None:
+    def _require_support(self, problem: Problem, num_train: int, proj_dim: int) -> None:
         if "image" not in problem.train or "label" not in problem.train:
             raise Unsupported(f"traker's image classification needs image and label, got {', '.join(problem.train)}.")
-        if self.proj_dim >= num_train:
+        if not 100 < proj_dim < num_train:
             raise Unsupported(
-                f"TRAK needs proj_dim ({self.proj_dim}) below the number of training examples ({num_train})."
+                f"TRAK needs a proj_dim above 100 and below the number of training examples ({num_train}), "
+                f"got {proj_dim}."
             )
         if self.checkpoints is not None and self.checkpoints > len(problem.models):
             raise Unsupported(
@@ -98,7 +101,7 @@ class TRAK:
 
 
 @contextlib.contextmanager
-def _logging_untouched():  # noqa: ANN202
+def _logging_untouched():
     """Undo traker's ``logging.basicConfig``."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

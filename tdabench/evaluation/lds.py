@@ -121,8 +121,8 @@ def average_retrains(masks: Bool[Tensor, "subset train"], losses: Float[Tensor, 
     kept = converged.any(dim=1)
     if kept.sum() < 3:
         raise ValueError(
-            f"{int((~converged).sum())} of {converged.numel()} retrained models diverged, which leaves {int(kept.sum())} "
-            "subsets and the LDS needs 3: lower training.learning_rate."
+            f"{int((~converged).sum())} of {converged.numel()} retrained models diverged, which leaves "
+            f"{int(kept.sum())} subsets and the LDS needs 3: lower training.learning_rate."
         )
     weights = converged.double()[..., None]
     means = (losses.double().nan_to_num() * weights).sum(dim=1) / weights.sum(dim=1)

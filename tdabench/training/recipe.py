@@ -46,7 +46,23 @@ def train(
     for step, batch in enumerate(_batches(train, steps, recipe.batch_size, order)):
         _scale_learning_rates(optimizer, _triangle(step / steps, recipe))
         _step(model, batch, optimizer, recipe)
+    if recipe.recalibrate_norm:
+        _recalibrate_norm(model, train)
     model.eval()
+
+
+@torch.no_grad()
+def _recalibrate_norm(model: nn.Module, train: Examples, batch_size: int = 500) -> None:
+    """Set every batch norm's statistics to the mean of those of the training set's batches, in training mode."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    for images in train["image"].tensor_split(math.ceil(len(train["image"]) / batch_size)):
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _batches(examples: Examples, steps: int, batch_size: int, order: torch.Generator) -> Iterator[Examples]:

@@ -1,0 +1,80 @@
+"""What every test shares: checked shapes, watched random states, one thread, and the real data's folder."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+# Before tdabench is imported: every annotation of a shape is checked by beartype.
+jaxtyping.install_import_hook("tdabench", "beartype.beartype")
+
+from tdabench.attributors.base import Examples, LossFn, num_examples, take  # noqa: E402
+
+torch.set_num_threads(1)
+
+# Repeatable, and nothing written beside the code; timings of a shared machine are no failures.
+hypothesis.settings.register_profile("tdabench", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("tdabench")
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state_does_not_move() -> Iterator[None]:
+    before = _global_random_state()
+
+    yield
+
+    moved = [name for name, state in _global_random_state().items() if state != before[name]]
+    assert not moved, f"a draw had no generator: the global random state moved in {moved}"
+
+
+def _global_random_state() -> dict[str, object]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (name, keys.tobytes(), *rest),
+        "random": random.getstate(),
+    }
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """Give the folder of real data that ``TDABENCH_DATA`` names."""
+    if "TDABENCH_DATA" not in os.environ:
+        pytest.skip("needs real data: TDABENCH_DATA is not set")
+    root = Path(os.environ["TDABENCH_DATA"])
+    if not root.is_dir():
+        pytest.skip(f"needs real data: TDABENCH_DATA names {root}, which is no folder")
+    return root
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Run as in production, without beartype: for errors of ours that come after a wrong type or shape."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def example_gradients() -> Callable[[nn.Module, LossFn, Examples], Tensor]:
+    """Give a function that computes each example's gradient by plain autograd, in float64: (example, parameter)."""
+    return _example_gradients
+
+
+def _example_gradients(model: nn.Module, loss: LossFn, examples: Examples) -> Tensor:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rows = []
+    for index in range(num_examples(examples)):
+        gradients = torch.autograd.grad(loss(model, take(examples, slice(index, index + 1))).sum(), trained)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows).double()
