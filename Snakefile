@@ -101,10 +101,10 @@ rule train:
         "results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/train-{checkpoint}.log",
-    params:
-        settings=settings_of("train"),
     resources:
         gpu=1,
+    params:
+        settings=settings_of("train"),
     shell:
         "tdabench train {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --checkpoint {wildcards.checkpoint} --dataset {input.dataset} --split {input.split}"
@@ -120,10 +120,10 @@ rule retrain:
         "results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/retrain-{shard}.log",
-    params:
-        settings=settings_of("retrain"),
     resources:
         gpu=1,
+    params:
+        settings=settings_of("retrain"),
     shell:
         "tdabench retrain {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --shard {wildcards.shard} --dataset {input.dataset} --split {input.split}"
@@ -140,10 +140,10 @@ rule attribute:
         "results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/attribute-{method}.log",
-    params:
-        settings=settings_of("attribute"),
     resources:
         gpu=1,
+    params:
+        settings=settings_of("attribute"),
     shell:
         "tdabench attribute {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"

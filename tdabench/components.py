@@ -18,7 +18,7 @@ class Component:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        module, _, name = self.path.partition(":")
+        module, _, name = str(self.path).partition(":")
         if not all(part.isidentifier() for part in [*module.split("."), name]):
             raise ValueError(f"An import path has the form package.module:Class, got {self.path!r}.")
 
@@ -135,7 +135,7 @@ def parse_settings(assignments: list[str]) -> dict[str, Any]:
     """Read ``key=value`` texts, values as in YAML.
 
     Raises:
-        ValueError: If one has no equals sign.
+        ValueError: If one has no equals sign, or its value is not valid YAML.
     """
     from tdabench.config import read_yaml
 
@@ -144,5 +144,8 @@ def parse_settings(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(f"A setting has the form key=value, got {assignment!r}.")
-        settings[key] = read_yaml(value)
+        try:
+            settings[key] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"{assignment!r} is not valid YAML: {error}") from error
     return settings

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ class Recipe:
             "training", self, epochs=1, batch_size=1, weight_decay=0, schedule_start=0, schedule_end=0, warmup_steps=0
         )
         for name in ("learning_rate", "bias_scaler"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"training.{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"training.{name} must be positive and finite, got {getattr(self, name)}.")
         for name in ("momentum", "label_smoothing", "schedule_peak"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must lie in [0, 1), got {getattr(self, name)}.")
@@ -179,7 +180,8 @@ class Experiment:
             ValueError: If there is no such stage.
         """
         data = dataclasses.asdict(self.data)
-        split = {"seed": self.seed, **{key: data[key] for key in ("source", "queries", "tuning_queries", "warmup")}}
+        source = describe(Component(path=self.data.source))
+        split = {"seed": self.seed, **{key: data[key] for key in ("queries", "tuning_queries", "warmup")}}
         training = {
             "seed": self.seed,
             "model": describe(self.model),
@@ -187,8 +189,8 @@ class Experiment:
             "reference": self.data.reference,
         }
         slices: dict[str, Any] = {
-            "dataset": {"source": self.data.source},
-            "split": split,
+            "dataset": source,
+            "split": {"source": source, **split},
             "train": training,
             "retrain": {**training, "bank": dataclasses.asdict(self.bank)},
             "evaluate": {"seed": self.seed, "evaluation": dataclasses.asdict(self.evaluation)},
@@ -217,7 +219,7 @@ def load_experiment(path: Path | str) -> Experiment:
         raise FileNotFoundError(f"There is no experiment file {path}; the built-in ones are in experiments/.")
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     try:
         return _parse_experiment(content, name=path.stem)
@@ -229,9 +231,12 @@ def read_yaml(text: str) -> Any:
     """Read YAML safely, with 1e-4 as a number and no key twice.
 
     Raises:
-        yaml.YAMLError: If it is not valid.
+        ValueError: If it is not valid.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _parse_experiment(content: Any, name: str) -> Experiment:
@@ -261,10 +266,16 @@ def _parse_component(content: Any, key: str, where: str) -> Component:
     settings = dict(require_mapping(content, where))
     if key not in settings:
         raise ValueError(f"{where} needs the key {key}: an import path such as package.module:Class.")
+    try:
+        json.dumps(settings, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
+        ) from error
     return Component(path=settings.pop(key), settings=settings)
 
 
-def _require_at_least(section: str, settings: Any, **lowest: float) -> None:
+def _require_at_least(section: str, settings: Any, **lowest: int) -> None:
     for name, low in lowest.items():
         if not getattr(settings, name) >= low:
             raise ValueError(f"{section}.{name} must be at least {low}, got {getattr(settings, name)}.")
@@ -279,13 +290,14 @@ def _require_choice(section: str, settings: Any, **choices: tuple[str, ...]) -> 
 class _Loader(yaml.SafeLoader):
     """Safe YAML 1.1 that also reads 1e-4 as a number (PyYAML's own takes it for text) and refuses a repeated key."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping whose keys are all different."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Compose a mapping whose keys are all different, before merge keys (<<) add theirs."""
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
+                raise yaml.YAMLError(f"the key {key[1]!r} stands twice{node.start_mark}")
+        return node
 
 
 _Loader.add_implicit_resolver(

@@ -93,12 +93,15 @@ def load_json(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        ValueError: If it is damaged, or has no record.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
+    if not isinstance(content, dict) or "record" not in content:
+        raise ValueError(f"{path} has no record: it was not written by tdabench.")
+    return content
 
 
 def save_text(path: Path | str, text: str) -> None:
@@ -132,9 +135,12 @@ def _open(path: Path | str) -> Any:
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         write(partial)
+        partial.chmod(mode)  # safetensors makes files that only their owner may read
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -44,7 +44,7 @@ def split(arguments: argparse.Namespace) -> None:
         experiment.data,
         generator=make_generator(experiment.seed, *stream),
     )
-    record = make_record(experiment.data, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
+    record = make_record({"data": experiment.data}, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
     save_tensors(arguments.output, indices, record)
 
 
@@ -53,7 +53,8 @@ def train(arguments: argparse.Namespace) -> None:
     bench = _Bench(arguments)
     stream = ("checkpoint", arguments.repeat, arguments.train_size, arguments.checkpoint)
     with measure_cost(bench.device) as cost:
-        model = bench.retrain(bench.train, make_generator(bench.experiment.seed, *stream))
+        generator = make_generator(bench.experiment.seed, *stream)
+        model = bench.retrain(bench.train, generator, description=f"train checkpoint {arguments.checkpoint}")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise ValueError(
             f"Checkpoint {arguments.checkpoint} diverged: lower training.learning_rate "
@@ -168,12 +169,16 @@ def methods(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Check a method against the public contract."""
+    from tdabench.attributors.base import Unsupported
     from tdabench.components import parse_settings
     from tdabench.testing import check_attributor
 
     torch.set_num_threads(1)
     attributor = instantiate(Component(path=arguments.path, settings=parse_settings(arguments.set)), arguments.path)
-    check_attributor(attributor, informative=not arguments.uninformative)
+    try:
+        check_attributor(attributor, informative=not arguments.uninformative)
+    except Unsupported as reason:
+        raise ValueError(f"{arguments.path} can't run on the check's small images: {reason}") from reason
     sys.stdout.write(f"{arguments.path} passes: shape, sign, finiteness, repeatability, nothing touched.\n")
 
 
@@ -190,6 +195,12 @@ class _Bench:
         if self.size not in self.experiment.data.train_sizes:
             sizes = ", ".join(map(str, self.experiment.data.train_sizes))
             raise ValueError(f"There is no train_size {self.size} in {arguments.experiment}; there are {sizes}.")
+        # A size that is added later runs on the split that is there.
+        pool, reference = len(self.split["pool"]), self.experiment.data.reference
+        if pool < max(self.size, 0 if reference == "train" else reference):
+            raise ValueError(
+                f"The split has {pool} examples, too few for train_size {self.size} and reference {reference}."
+            )
 
     @functools.cached_property
     def train(self) -> Examples:
@@ -214,12 +225,13 @@ class _Bench:
     def builder(self) -> Any:
         return instantiate(self.experiment.model, "model")
 
-    def retrain(self, examples: Examples, generator: torch.Generator) -> nn.Module:
+    def retrain(self, examples: Examples, generator: torch.Generator, *, description: str | None = None) -> nn.Module:
         """Build a model and train it."""
         from tdabench.training.recipe import train as run_recipe
 
         model = self.builder.build(self.reference["image"], generator=generator).to(self.device)
-        run_recipe(model, examples, self.experiment.training, generator=generator, warmup=self.warmup)
+        recipe = self.experiment.training
+        run_recipe(model, examples, recipe, generator=generator, warmup=self.warmup, description=description)
         return model
 
     def load_model(self, path: Path) -> nn.Module:

@@ -1,9 +1,11 @@
 """For authors of a method: the public contract, and problems whose answer is known."""
 
 import copy
+import random
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,18 +48,30 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, seed: 
 
 def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "query train"]:
     name = type(attributor).__name__
-    before = _examples_of(problem), torch.get_rng_state()
-    untouched = copy.deepcopy(before[0])
+    untouched, states = copy.deepcopy(_examples_of(problem)), _random_states()
     for path in problem.workspace.iterdir():
         _remove(path)
     scores = run_attributor(attributor, problem, generator=make_generator(seed, "check")).scores
-    if not torch.equal(torch.get_rng_state(), before[1]):
-        raise ValueError(f"{name} moved torch's global random state: use the generator that attribute() is given.")
+    for library, state in _random_states().items():
+        if state != states[library]:
+            raise ValueError(
+                f"{name} moved {library}'s global random state: use the generator that attribute() is given, or "
+                "tdabench.seeds.isolated_random_state."
+            )
     for role, examples in _examples_of(problem).items():
         for key, values in examples.items():
             if not torch.equal(values, untouched[role][key]):
                 raise ValueError(f"{name} changed problem.{role}[{key!r}]: work on a copy.")
     return scores
+
+
+def _random_states() -> dict[str, object]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (name, keys.tobytes(), *rest),
+        "random": random.getstate(),
+    }
 
 
 def _check_self_influence(name: str, scores: Float[Tensor, "query train"]) -> None:

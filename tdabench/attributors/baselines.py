@@ -1,12 +1,14 @@
 """Baselines that every table needs: chance, and a ranking that ignores the query."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Problem, batches, copy_model, num_examples
+from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
+from tdabench.progress import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,15 +40,22 @@ class QueryIndependent:
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         parameters = {name: model.get_parameter(name) for name in names}
         num_query = num_examples(problem.query)
-        for batch in batches(problem.query, self.batch_size):
+        for batch in self._batches(problem.query, "query gradients"):
             (problem.loss(model, batch).sum() / num_query).backward()
-        direction = {name: parameter.grad for name, parameter in parameters.items()}
+        direction = {
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for name, parameter in parameters.items()
+        }
         with torch.no_grad():
             scores = [
                 self._differentiate(model, problem, parameters, direction, batch)
-                for batch in batches(problem.train, self.batch_size)
+                for batch in self._batches(problem.train, "train derivatives")
             ]
         return torch.cat(scores).expand(num_query, -1).clone()
+
+    def _batches(self, examples: Examples, description: str) -> Iterator[Examples]:
+        total = -(-num_examples(examples) // self.batch_size)
+        return progress(batches(examples, self.batch_size), description, total=total)
 
     def _differentiate(
         self, model: nn.Module, problem: Problem, parameters: dict, direction: dict, batch: dict

@@ -1,12 +1,14 @@
 """Intervals that count both sources of chance: which subsets were drawn, and which queries."""
 
 import dataclasses
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.evaluation.lds import tie_groups
+from tdabench.progress import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,14 +39,14 @@ def bootstrap_interval(
         measured: Negative losses.
         confidence: Coverage, in (0, 1).
 
-    Raises:
-        ValueError: If every query is constant.
+    Returns:
+        All NaN if every query has constant scores or losses.
     """
     means = bootstrap_means(predicted, measured, resamples=resamples, generator=generator)
     every_once = torch.ones(len(predicted), dtype=torch.float64)
     mean = _WeightedRanks(predicted, measured).correlation(every_once).nanmean()
     if not mean.isfinite():
-        raise ValueError("Every query has constant scores or losses: there is no LDS.")
+        return Interval(mean=math.nan, low=math.nan, high=math.nan, standard_error=math.nan)
     tail = (1 - confidence) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return Interval(mean=mean.item(), low=low, high=high, standard_error=means.std().item())
@@ -61,7 +63,7 @@ def bootstrap_means(
     subsets, queries = predicted.shape
     ranks = _WeightedRanks(predicted, measured)
     means = torch.empty(resamples, dtype=torch.float64)
-    for index in range(resamples):
+    for index in progress(range(resamples), "bootstrap"):
         subset_counts = _resample_counts(subsets, generator)
         query_counts = _resample_counts(queries, generator)
         correlation = ranks.correlation(subset_counts)
@@ -85,9 +87,8 @@ class _WeightedRanks:
         self.sides = [self._prepare(values) for values in (predicted, measured)]
 
     def _prepare(self, values: Float[Tensor, "subset query"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # One row a query, so that sums run along memory.
-        order, first, last = (places.T.contiguous() for places in tie_groups(values))
-        return order, order.argsort(dim=1), first, last + 1
+        order, first, after = tie_groups(values)
+        return order, order.argsort(dim=1), first, after
 
     def correlation(self, counts: Float[Tensor, " subset"]) -> Float[Tensor, " query"]:
         """Correlate with subset s counted ``counts[s]`` times."""
@@ -111,8 +112,7 @@ def over_repeats(means: list[float], confidence: float) -> Interval:
     values = torch.tensor(means, dtype=torch.float64)
     count = len(values)
     if count < 2:
-        nan = float("nan")
-        return Interval(mean=values.mean().item(), low=nan, high=nan, standard_error=nan)
+        return Interval(mean=values.mean().item(), low=math.nan, high=math.nan, standard_error=math.nan)
     error = (values.std() / count**0.5).item()
     reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
     mean = values.mean().item()

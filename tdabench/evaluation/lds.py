@@ -51,13 +51,21 @@ def predicted_and_measured(
         raise ValueError(f"The LDS needs at least 3 subsets, got {len(masks)}.")
     if not losses.isfinite().all():
         raise ValueError("The LDS needs finite losses; a retrained model diverged.")
-    if not scores.isfinite().all():
+    predicted = _sum_over_subsets(scores, masks)
+    if not predicted.isfinite().all():
         raise ValueError("The LDS needs finite scores.")
-    predicted = masks.double() @ scores.double().T
     # Equal scores give equal sums up to rounding: such a query must count as constant.
     spread = predicted.amax(dim=0) - predicted.amin(dim=0)
     constant = spread <= 1e-12 * predicted.abs().amax(dim=0)
     return torch.where(constant, 0.0, predicted), -losses.double()
+
+
+def _sum_over_subsets(
+    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 128
+) -> Float[Tensor, "subset query"]:
+    # In blocks of queries: the scores in float64 never stand in memory as a whole.
+    kept = masks.double().T
+    return torch.cat([part.double() @ kept for part in scores.split(block)]).T
 
 
 def rank_correlation(
@@ -71,28 +79,32 @@ def rank_correlation(
 
 def average_ranks(values: Float[Tensor, "subset query"]) -> Float[Tensor, "subset query"]:
     """Rank over subsets from 1, ties sharing their mean rank."""
-    order, first, last = tie_groups(values)
-    ranks = (first + last).double() / 2 + 1
-    return torch.empty_like(ranks).scatter_(0, order, ranks)
+    order, first, after = tie_groups(values)
+    ranks = (first + after + 1).double() / 2
+    return torch.empty_like(ranks).scatter_(1, order, ranks).T
 
 
 def tie_groups(
     values: Float[Tensor, "subset query"],
-) -> tuple[Int[Tensor, "subset query"], Int[Tensor, "subset query"], Int[Tensor, "subset query"]]:
-    """Sort over subsets; for every sorted place give the first and the last place that holds the same value.
+) -> tuple[Int[Tensor, "query subset"], Int[Tensor, "query subset"], Int[Tensor, "query subset"]]:
+    """Sort each query's subsets; for every sorted place, find the group of places that hold the same value.
 
     Returns:
-        The sorting order, and first and last place, from 0.
+        The sorting order, each group's first place, and the place after its last, from 0; one row a query, so that
+        sorting and sums run along memory.
     """
-    ordered, order = values.sort(dim=0)
-    place = torch.arange(len(values))[:, None].expand_as(order)
+    ordered, order = values.T.contiguous().sort(dim=1)
+    count = ordered.shape[1]
+    place = torch.arange(count).expand_as(order)
     starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[1:] = ordered[1:] != ordered[:-1]
-    first = torch.where(starts, place, 0).cummax(dim=0).values
-    ends = starts.roll(-1, dims=0)
-    ends[-1] = True
-    last = torch.where(ends, place, len(values)).flip(0).cummin(dim=0).values.flip(0)
-    return order, first, last
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    if starts.all():
+        return order, place, place + 1
+    first = torch.where(starts, place, 0).cummax(dim=1).values
+    ends = torch.ones_like(starts)
+    ends[:, :-1] = starts[:, 1:]
+    after = torch.where(ends, place + 1, count).flip(1).cummin(dim=1).values.flip(1)
+    return order, first, after
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tdabench.report.tables import count_repeats
+
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -48,34 +50,51 @@ MARKERS = "osD^vP*X<>"
 def plot_lds(table: pd.DataFrame) -> Figure:
     """LDS against the size of the attribution set, a line a method with its band (the paper's Fig. 4).
 
-    The line is the mean over repeats and the band its standard error; with one repeat, the bootstrap's interval.
+    The line is the mean over repeats and the band its standard error; with one repeat, the bootstrap's interval. With
+    one size, a row a method.
     """
-    repeated = (table["repeat"] == "all").any()
-    shown = table[table["repeat"] == "all"] if repeated else table
+    repeated = count_repeats(table) > 1
+    shown = table[(table["repeat"] == "all") & table["lds"].notna()].astype({"lds": float})
+    if repeated:
+        shown = shown.assign(low=shown["lds"] - shown["standard_error"], high=shown["lds"] + shown["standard_error"])
+    band = "mean ± standard error over repeats" if repeated else "with bootstrap interval over subsets and queries"
+    draw = _draw_sizes if shown["train_size"].nunique() > 1 else _draw_one_size
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.9), layout="constrained")
         axes = figure.subplots()
-        for method, style in method_styles(table).items():
-            rows = shown[(shown["method"] == method) & shown["lds"].notna()].sort_values("train_size")
-            if rows.empty:
-                continue
-            axes.plot(rows["train_size"], rows["lds"], **style)
-            low, high = rows["low"], rows["high"]
-            if repeated:
-                low, high = rows["lds"] - rows["standard_error"], rows["lds"] + rows["standard_error"]
-            if len(rows) > 1:
-                axes.fill_between(rows["train_size"], low, high, color=style["color"], alpha=0.15, linewidth=0)
-            else:
-                error = [rows["lds"] - low, high - rows["lds"]]
-                axes.errorbar(rows["train_size"], rows["lds"], error, color=style["color"], capsize=3)
-        _draw_ceiling(axes, shown)
-        axes.axhline(0, color="#404040", linewidth=0.8)
-        _size_axis(axes, sorted(shown["train_size"].unique()))
-        band = "± standard error over repeats" if repeated else "with bootstrap interval over subsets and queries"
-        axes.set_ylabel("LDS")
-        axes.set_title(f"{table['experiment'].iloc[0]}: LDS {band}", loc="left")
-        figure.legend(loc="outside right center")
+        draw(axes, shown, method_styles(table))
+        axes.set_title(f"{table['experiment'].iloc[0]}: LDS, {band}", loc="left", fontsize=9)
+        if draw is _draw_sizes:
+            figure.legend(loc="outside right center")
     return figure
+
+
+def _draw_sizes(axes: Axes, shown: pd.DataFrame, styles: dict[str, dict[str, str]]) -> None:
+    for method, style in styles.items():
+        rows = shown[shown["method"] == method].sort_values("train_size")
+        axes.plot(rows["train_size"], rows["lds"], **style)
+        axes.fill_between(rows["train_size"], rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
+    ceiling = shown.groupby("train_size")["ceiling"].mean().dropna()
+    if len(ceiling):
+        axes.plot(ceiling.index, ceiling, color="#404040", linestyle=":", label="ceiling")
+    axes.axhline(0, color="#404040", linewidth=0.8)
+    axes.set_ylabel("LDS")
+    _size_axis(axes, sorted(shown["train_size"].unique().tolist()))
+
+
+def _draw_one_size(axes: Axes, shown: pd.DataFrame, styles: dict[str, dict[str, str]]) -> None:
+    ranked = shown.sort_values("lds")
+    for place, (_, row) in enumerate(ranked.iterrows()):
+        style = styles[row["method"]]
+        reach = [[row["lds"] - row["low"]], [row["high"] - row["lds"]]]
+        axes.errorbar(row["lds"], place, xerr=reach, color=style["color"], marker=style["marker"], capsize=3)
+    axes.set_yticks(range(len(ranked)), [styles[method]["label"] for method in ranked["method"]])
+    axes.axvline(0, color="#404040", linewidth=0.8)
+    ceiling = ranked["ceiling"].mean()
+    if pd.notna(ceiling):
+        axes.axvline(ceiling, color="#404040", linestyle=":")
+        axes.annotate("ceiling", (ceiling, 0), rotation=90, ha="right", va="bottom", fontsize=8)
+    axes.set_xlabel(f"LDS at n = {shown['train_size'].iloc[0]:,}" if len(shown) else "LDS")
 
 
 def plot_lds_by_repeat(table: pd.DataFrame) -> Figure:
@@ -95,7 +114,7 @@ def plot_lds_by_repeat(table: pd.DataFrame) -> Figure:
                     continue
                 error = [points["lds"] - points["low"], points["high"] - points["lds"]]
                 axes.errorbar(points["train_size"], points["lds"], error, capsize=2, elinewidth=0.9, **style)
-            _size_axis(axes, sorted(rows["train_size"].unique()))
+            _size_axis(axes, sorted(rows["train_size"].unique().tolist()))
             axes.axhline(0, color="#404040", linewidth=0.8)
             axes.set_title(f"repeat {repeat}", loc="left")
         for axes in panels[len(repeats) :]:
@@ -147,14 +166,6 @@ def method_styles(table: pd.DataFrame) -> dict[str, dict[str, str]]:
         }
         for method in methods
     }
-
-
-def _draw_ceiling(axes: Axes, shown: pd.DataFrame) -> None:
-    ceiling = shown.dropna(subset=["ceiling"]).groupby("train_size")["ceiling"].mean()
-    if len(ceiling) > 1:
-        axes.plot(ceiling.index, ceiling, color="#404040", linestyle=":", label="ceiling")
-    elif len(ceiling):
-        axes.axhline(ceiling.iloc[0], color="#404040", linestyle=":", label="ceiling")
 
 
 def _size_axis(axes: Axes, sizes: list[int]) -> None:

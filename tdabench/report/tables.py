@@ -15,14 +15,20 @@ COST_COLUMNS = (
 )  # fmt: skip
 
 
-def make_lds_table(rows: Iterable[Mapping[str, Any]], over_repeats: pd.DataFrame | None = None) -> pd.DataFrame:
+def make_lds_table(rows: Iterable[Mapping[str, Any]], over_repeats: pd.DataFrame) -> pd.DataFrame:
     """Make the LDS table: one row a repeat, size and method, then a row ``all`` over the repeats.
 
     In rows of one repeat, ``low`` and ``high`` are the two-way bootstrap's interval and ``standard_error`` its
-    standard deviation; in rows ``all``, they are Student's t interval and the standard error of the mean over repeats.
+    standard deviation; in rows ``all``, they are Student's t interval and the standard error of the mean over repeats
+    (with a single repeat: that repeat's own).
     """
     table = pd.DataFrame(list(rows), columns=list(LDS_COLUMNS)).astype({"repeat": str})
-    return pd.concat([table, over_repeats], ignore_index=True) if over_repeats is not None else table
+    return pd.concat([table.astype(object), over_repeats.astype(object)], ignore_index=True).infer_objects()
+
+
+def count_repeats(lds: pd.DataFrame) -> int:
+    """Count the repeats of an LDS table."""
+    return lds.loc[lds["repeat"] != "all", "repeat"].nunique()
 
 
 def make_cost_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -35,7 +41,7 @@ def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 
     LDS over repeats is mean ± standard error; a single repeat shows its bootstrap interval.
     """
-    last = lds[lds["repeat"] == ("all" if (lds["repeat"] == "all").any() else lds["repeat"].iloc[-1])]
+    last, repeats = lds[lds["repeat"] == "all"], count_repeats(lds)
     sizes = sorted(last["train_size"].unique())
     largest = cost[cost["train_size"] == sizes[-1]]
     ranked = last[last["train_size"] == sizes[-1]].sort_values("lds", ascending=False, na_position="last")
@@ -44,7 +50,7 @@ def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {"method": method}
         for size in sizes:
             found = last[(last["method"] == method) & (last["train_size"] == size)].iloc[0]
-            row[f"LDS, n = {size}"] = _format_lds(found)
+            row[f"LDS, n = {size}"] = _format_lds(found, repeats)
         parts = largest[largest["method"] == method]
         for phase in ("fit", "score"):
             row[f"{phase} (s)"] = _mean_over_repeats(parts[parts["phase"] == phase], "seconds", "sum")
@@ -59,10 +65,9 @@ def _mean_over_repeats(parts: pd.DataFrame, column: str, how: str) -> float:
     return float(parts.groupby("repeat")[column].agg(how).mean()) if len(parts) else float("nan")
 
 
-def _format_lds(row: pd.Series) -> str:
+def _format_lds(row: pd.Series, repeats: int) -> str:
     if pd.isna(row["lds"]):
         return "—"
-    if row["repeat"] == "all":
-        error = "" if pd.isna(row["standard_error"]) else f" ± {row['standard_error']:.3f}"
-        return f"{row['lds']:.3f}{error}"
+    if repeats > 1:
+        return f"{row['lds']:.3f} ± {row['standard_error']:.3f}"
     return f"{row['lds']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

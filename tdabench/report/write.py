@@ -1,6 +1,5 @@
 """Write an experiment's tables and figures from its result files."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,7 @@ def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, metho
 
 
 def _rows_over_repeats(experiment: Experiment, rows: list[dict[str, Any]], over_repeats: Any) -> pd.DataFrame:
+    """Make the rows ``all``; with a single repeat they are that repeat's, bootstrap interval included."""
     summary = []
     for size in experiment.data.train_sizes:
         for method in experiment.methods:
@@ -80,14 +80,17 @@ def _rows_over_repeats(experiment: Experiment, rows: list[dict[str, Any]], over_
             found = [row for row in same if row["lds"] is not None]
             statuses = dict.fromkeys(row["status"] for row in same)
             row = {**same[0], "repeat": "all", "status": " | ".join(statuses)}
-            if found:
+            if len(same) > 1 and found:
                 interval = over_repeats([row["lds"] for row in found], experiment.evaluation.confidence)
-                ceilings = [row["ceiling"] for row in found if row["ceiling"] is not None]
-                row.update(
-                    lds=interval.mean, low=interval.low, high=interval.high, standard_error=interval.standard_error,
-                    queries=sum(row["queries"] for row in found), nan_queries=sum(row["nan_queries"] for row in found),
-                    ceiling=sum(ceilings) / len(ceilings) if ceilings else math.nan,
-                )  # fmt: skip
+                row |= {
+                    "lds": interval.mean,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "standard_error": interval.standard_error,
+                    "queries": sum(row["queries"] for row in found),
+                    "nan_queries": sum(row["nan_queries"] for row in found),
+                    "ceiling": pd.Series([row["ceiling"] for row in found], dtype=float).mean(),
+                }
             summary.append(row)
     return pd.DataFrame(summary)
 

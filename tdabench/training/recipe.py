@@ -8,13 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.config import Recipe
+from tdabench.progress import progress
 from tdabench.seeds import fork_generator
 
 Examples = dict[str, Tensor]
 
 
 def train(
-    model: nn.Module, train: Examples, recipe: Recipe, *, generator: torch.Generator, warmup: Examples | None = None
+    model: nn.Module,
+    train: Examples,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+    warmup: Examples | None = None,
+    description: str | None = None,
 ) -> None:
     """Train a model in place and leave it in eval mode.
 
@@ -24,6 +31,7 @@ def train(
         train: Examples on the model's device.
         generator: The stream of the order of the examples.
         warmup: The held-out warm-up set; needed if ``recipe.warmup_steps`` is positive.
+        description: Name of a progress bar over the steps; without it there is none.
 
     Raises:
         ValueError: If the training set is empty, or warm-up steps are asked for without a warm-up set.
@@ -43,7 +51,10 @@ def train(
         for batch in _batches(warmup, recipe.warmup_steps, recipe.batch_size, order):
             _step(model, batch, optimizer, recipe)
     steps = recipe.epochs * math.ceil(num_train / recipe.batch_size)
-    for step, batch in enumerate(_batches(train, steps, recipe.batch_size, order)):
+    batches = _batches(train, steps, recipe.batch_size, order)
+    if description:
+        batches = progress(batches, description, total=steps)
+    for step, batch in enumerate(batches):
         _scale_learning_rates(optimizer, _triangle(step / steps, recipe))
         _step(model, batch, optimizer, recipe)
     if recipe.recalibrate_norm:
@@ -88,12 +99,12 @@ def _step(model: nn.Module, batch: Examples, optimizer: torch.optim.Optimizer, r
     optimizer.step()
 
 
-def _triangle(progress: float, recipe: Recipe) -> float:
-    """Learning rate relative to its peak, at a progress in [0, 1]."""
-    if progress < recipe.schedule_peak:
-        share = progress / recipe.schedule_peak
+def _triangle(done: float, recipe: Recipe) -> float:
+    """Learning rate relative to its peak, with a share of the steps done."""
+    if done < recipe.schedule_peak:
+        share = done / recipe.schedule_peak
         return recipe.schedule_start + (1 - recipe.schedule_start) * share
-    share = (progress - recipe.schedule_peak) / (1 - recipe.schedule_peak)
+    share = (done - recipe.schedule_peak) / (1 - recipe.schedule_peak)
     return 1 + (recipe.schedule_end - 1) * share
 
 
