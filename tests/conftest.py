@@ -1,9 +1,11 @@
 """What every test shares: checked shapes, watched random states, one thread, and the real data's folder."""
 
+import gc
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import jaxtyping
@@ -11,6 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+# beartype chooses which entry of a list it checks by random.getrandbits: it gets a stream of its own, so that a check
+# moves no global random state.
+with mock.patch.object(random, "getrandbits", random.Random(0).getrandbits):
+    import beartype.door  # noqa: F401
 
 # Before tdabench is imported: every annotation of a shape is checked by beartype.
 jaxtyping.install_import_hook("tdabench", "beartype.beartype")
@@ -22,6 +29,12 @@ torch.set_num_threads(1)
 # Repeatable, and nothing written beside the code; timings of a shared machine are no failures.
 hypothesis.settings.register_profile("tdabench", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("tdabench")
+
+
+@pytest.fixture(autouse=True)
+def _spare_the_garbage_collector() -> None:
+    # kronfluence collects at every step, which takes 0.2 s with all that pytest and the libraries keep in memory.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from tdabench.attributors.sgld import sample_chain
-from tdabench.seeds import make_generator
+from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
 
@@ -122,11 +122,8 @@ def _last_position(generator: torch.Generator) -> torch.Tensor:
 
 
 def _small_network() -> nn.Sequential:
-    generator = make_generator(0, "network")
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-    for parameter in model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    return model
+    with isolated_random_state(make_generator(0, "network")):
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
 
 def _sample_last(model: nn.Module) -> nn.Module:

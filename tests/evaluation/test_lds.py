@@ -1,0 +1,179 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats
+from torch import Tensor
+
+from tdabench.evaluation.lds import average_ranks, average_retrains, linear_datamodeling_score, rank_correlation
+from tdabench.seeds import make_generator
+
+
+def test_lds_equals_scipy_for_every_query_with_ties():
+    scores, masks, losses = _draw_case(num_query=6)
+
+    lds = linear_datamodeling_score(scores, masks, losses).numpy()
+
+    summed = masks.double().numpy() @ scores.double().numpy().T
+    expected = [stats.spearmanr(summed[:, query], -losses[:, query]).statistic for query in range(6)]
+    assert all(len(np.unique(column)) < len(column) for column in [*summed.T, *losses.numpy().T])
+    np.testing.assert_allclose(lds, expected, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=50)
+@given(
+    pair=st.integers(3, 9).flatmap(lambda size: arrays.arrays(np.int64, (2, size), elements=st.integers(-2, 2))),
+)
+def test_rank_correlation_equals_scipy_whatever_the_ties(pair):
+    first, second = torch.from_numpy(pair).double()[..., None]
+
+    correlation = rank_correlation(first, second).item()
+
+    if any(len(set(values)) == 1 for values in pair.tolist()):
+        assert np.isnan(correlation)
+    else:
+        assert correlation == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-12)
+
+
+@settings(max_examples=50)
+@given(values=arrays.arrays(np.int64, st.integers(1, 12), elements=st.integers(-3, 3)))
+def test_average_ranks_equal_scipy(values):
+    ranks = average_ranks(torch.from_numpy(values).double()[:, None])[:, 0]
+
+    assert ranks.tolist() == stats.rankdata(values).tolist()
+
+
+def test_a_perfect_prediction_scores_one_and_its_negative_minus_one():
+    scores, masks, _ = _draw_case(num_query=4)
+    scores = scores + torch.randn(scores.shape, generator=make_generator(0, "untied"))
+    losses = -(masks.float() @ scores.T)  # helpful examples lower the loss
+
+    right, wrong = (linear_datamodeling_score(sign * scores, masks, losses) for sign in (1, -1))
+
+    torch.testing.assert_close(right, torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(wrong, -right, rtol=0, atol=1e-12)
+
+
+def test_lds_is_nan_for_a_query_with_constant_losses():
+    scores, masks, losses = _draw_case(num_query=3)
+    losses[:, 1] = 0.7
+
+    lds = linear_datamodeling_score(scores, masks, losses)
+
+    assert lds.isnan().tolist() == [False, True, False]
+
+
+def test_lds_is_nan_for_a_query_with_equal_sums_also_where_rounding_tells_them_apart():
+    # Every example stands twice, at far places, and each subset holds one of the two: all sums are equal.
+    generator = make_generator(0, "equal")
+    values, order = torch.rand(100, generator=generator, dtype=torch.float64), torch.randperm(100, generator=generator)
+    first = torch.rand(20, 100, generator=generator) < 0.5
+    scores, masks = torch.cat([values, values[order]])[None], torch.cat([first, ~first[:, order]], dim=1)
+    losses = torch.rand(20, 1, generator=generator)
+
+    lds = linear_datamodeling_score(scores, masks, losses)
+
+    assert (masks.double() @ scores.T).unique().numel() > 1
+    assert lds.isnan().all()
+
+
+def test_queries_do_not_touch_each_other():
+    scores, masks, losses = _draw_case(num_query=5)
+
+    together = linear_datamodeling_score(scores, masks, losses)
+
+    apart = [linear_datamodeling_score(scores[[query]], masks, losses[:, [query]]).item() for query in range(5)]
+    assert together.tolist() == pytest.approx(apart, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scores, masks, losses: (scores[1:], masks, losses), "disagree: (2, 30), (20, 30), (20, 3)"),
+        (lambda scores, masks, losses: (scores[:, 1:], masks, losses), "disagree: (3, 29), (20, 30), (20, 3)"),
+        (lambda scores, masks, losses: (scores, masks[1:], losses), "disagree: (3, 30), (19, 30), (20, 3)"),
+        (lambda scores, masks, losses: (scores, masks[:2], losses[:2]), "needs at least 3 subsets, got 2"),
+        (
+            lambda scores, masks, losses: (scores, masks, losses.log()),
+            "needs finite losses; a retrained model diverged",
+        ),
+        (lambda scores, masks, losses: (scores.sqrt(), masks, losses), "The LDS needs finite scores"),
+    ],
+)
+def test_a_wrong_input_is_an_error(unchecked_types, change, message):
+    case = change(*_draw_case(num_query=3))
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        linear_datamodeling_score(*case)
+
+
+def test_retrains_of_a_subset_are_averaged():
+    masks, losses = _draw_bank(subsets=4)
+
+    truth = average_retrains(masks, losses)
+
+    torch.testing.assert_close(truth.losses, losses.double().mean(dim=1), rtol=0, atol=1e-12)
+    assert torch.equal(truth.masks, masks)
+    assert (truth.diverged, truth.dropped) == (0, 0)
+
+
+def test_diverged_retrains_are_left_out_of_the_mean_and_subsets_without_any_are_dropped():
+    masks, losses = _draw_bank(subsets=5)
+    losses[1, 0] = torch.nan
+    losses[2, 1, 0] = torch.inf  # one query suffices
+    losses[3] = torch.nan
+
+    truth = average_retrains(masks, losses)
+
+    expected = losses.double().mean(dim=1)
+    expected[1], expected[2] = losses[1, 1].double(), losses[2, 0].double()
+    kept = [0, 1, 2, 4]
+    torch.testing.assert_close(truth.losses, expected[kept], rtol=0, atol=1e-12)
+    assert torch.equal(truth.masks, masks[kept])
+    assert (truth.diverged, truth.dropped) == (4, 1)
+
+
+def test_too_few_converged_subsets_are_an_error_that_counts_them():
+    masks, losses = _draw_bank(subsets=4)
+    losses[:2] = torch.nan
+
+    with pytest.raises(
+        ValueError, match="4 of 8 retrained models diverged, which leaves 2 subsets and the LDS needs 3"
+    ):
+        average_retrains(masks, losses)
+
+
+@pytest.mark.data
+def test_empirical_influence_reaches_its_known_lds_on_a_published_bank(data_root):
+    folder = data_root / "lds-bank-wikitext"
+    if not folder.is_dir():
+        pytest.skip(f"needs the published bank {folder}")
+    masks, losses = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("masks", "losses"))
+    fit, fit_losses = masks[:50].double(), losses[:50].double()
+
+    with_example = fit_losses.T @ fit / fit.sum(dim=0)
+    without_example = fit_losses.T @ (1 - fit) / (1 - fit).sum(dim=0)
+    lds = linear_datamodeling_score(without_example - with_example, masks[50:], losses[50:])
+
+    # Computed beforehand with numpy and scipy from the same formula.
+    assert lds.nanmean().item() == pytest.approx(0.0919, abs=5e-5)
+    first = [0.115678, -0.082065, -0.322161, -0.116351, -0.057095]
+    assert lds[:5].tolist() == pytest.approx(first, abs=1e-6)
+
+
+def _draw_case(num_query: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw whole-numbered scores and losses from few values, so that there are ties on both sides."""
+    generator = make_generator(0, "lds")
+    scores = torch.randint(-2, 3, (num_query, 30), generator=generator).float()
+    masks = torch.rand(20, 30, generator=generator) < 0.5
+    losses = torch.randint(0, 8, (20, num_query), generator=generator).float() / 4
+    return scores, masks, losses
+
+
+def _draw_bank(subsets: int) -> tuple[Tensor, Tensor]:
+    generator = make_generator(0, "bank")
+    return torch.rand(subsets, 6, generator=generator) < 0.5, torch.rand(subsets, 2, 3, generator=generator)

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tdabench.evaluation.lds import rank_correlation
+from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.seeds import make_generator
+
+SUBSETS, QUERIES = 100, 200
+
+
+@pytest.mark.parametrize(("signal", "noise"), [(1.0, 1.0), (1.0, 0.5), (0.5, 1.0)])
+def test_agreement_is_the_share_of_the_signal_in_the_variance(signal, noise):
+    _, losses = _draw_losses(signal, noise, retrains=3)
+
+    agreement = retrain_agreement(losses)
+
+    correlation = signal**2 / (signal**2 + noise**2)
+    # Spearman's correlation of Gaussians; a query's has a standard error below 1 / sqrt(99), and the three pairs
+    # of a query, which share their signal, count as one.
+    assert agreement == pytest.approx(_spearman(correlation), abs=4 / (99 * QUERIES) ** 0.5)
+
+
+@pytest.mark.parametrize("retrains", [2, 4])
+@pytest.mark.parametrize(("signal", "noise"), [(1.0, 1.0), (1.0, 0.5)])
+def test_ceiling_is_the_lds_that_the_expected_loss_itself_reaches(signal, noise, retrains):
+    expected, losses = _draw_losses(signal, noise, retrains=retrains)
+
+    ceiling = lds_ceiling(retrain_agreement(losses), retrains)
+
+    reached = rank_correlation(expected, losses.mean(dim=1)).mean().item()
+    # Spearman-Brown holds for Pearson's correlation r, and Spearman's 6/pi asin(r/2) is within 0.019 of it, so that
+    # ceiling and reached LDS differ by at most 0.019 each; the rest is the standard error of both.
+    assert ceiling == pytest.approx(reached, abs=2 * 0.019 + 4 / (99 * QUERIES) ** 0.5)
+    assert ceiling > retrain_agreement(losses)
+
+
+def test_ceiling_follows_the_formula_of_spearman_and_brown():
+    ceilings = [lds_ceiling(0.48, retrains) for retrains in (1, 2, 4)]
+
+    assert ceilings == pytest.approx([0.48**0.5, (0.96 / 1.48) ** 0.5, (1.92 / 2.44) ** 0.5], abs=1e-12)
+
+
+@pytest.mark.parametrize("agreement", [math.nan, 0.0, -0.1])
+def test_there_is_no_ceiling_without_agreement(agreement):
+    assert math.isnan(lds_ceiling(agreement, 2))
+
+
+def test_agreement_of_a_single_retrain_is_nan():
+    _, losses = _draw_losses(1.0, 1.0, retrains=1)
+
+    assert math.isnan(retrain_agreement(losses))
+
+
+def test_agreement_of_fewer_than_three_subsets_is_nan():
+    _, losses = _draw_losses(1.0, 1.0, retrains=2)
+
+    assert math.isnan(retrain_agreement(losses[:2]))
+
+
+def test_agreement_leaves_out_subsets_with_a_diverged_model():
+    _, losses = _draw_losses(1.0, 1.0, retrains=2)
+    broken = losses.clone()
+    broken[3, 1] = torch.nan
+    broken[7, 0, 0] = torch.inf
+
+    agreement = retrain_agreement(broken)
+
+    kept = [subset for subset in range(SUBSETS) if subset not in (3, 7)]
+    assert agreement == pytest.approx(retrain_agreement(losses[kept]), abs=1e-12)
+
+
+def test_agreement_leaves_out_queries_with_constant_losses():
+    _, losses = _draw_losses(1.0, 1.0, retrains=2)
+    broken = losses.clone()
+    broken[..., 0] = 0.5
+
+    assert retrain_agreement(broken) == pytest.approx(retrain_agreement(losses[..., 1:]), abs=1e-12)
+
+
+def _draw_losses(signal: float, noise: float, retrains: int) -> tuple[Tensor, Tensor]:
+    """Draw expected losses (subset, query) and those of retrained models (subset, retrain, query)."""
+    generator = make_generator(0, "reliability")
+    expected = signal * torch.randn(SUBSETS, QUERIES, generator=generator)
+    luck = noise * torch.randn(SUBSETS, retrains, QUERIES, generator=generator)
+    return expected, expected[:, None] + luck
+
+
+def _spearman(correlation: float) -> float:
+    return 6 / math.pi * math.asin(correlation / 2)

@@ -1,0 +1,50 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tdabench.components import Component, instantiate
+from tdabench.config import load_experiment
+from tdabench.testing import check_attributor
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def plug_in(tmp_path, monkeypatch):
+    """The method of the README, as its readers would make it: a file and a line of YAML."""
+    (tmp_path / "mine.py").write_text(_blocks("python")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = yaml.safe_load(_blocks("yaml")[0])["mine"]
+    yield Component(path=entry.pop("attributor"), settings=entry)
+    sys.modules.pop("mine", None)
+
+
+def test_the_method_in_the_readme_passes_the_public_contract(plug_in):
+    check_attributor(instantiate(plug_in, "methods.mine"))
+
+
+def test_the_method_in_the_readme_is_as_short_as_it_is_said_to_be():
+    lines = [line for line in _blocks("python")[0].splitlines() if line.strip()]
+
+    assert len(lines) <= 12
+
+
+def test_every_experiment_named_in_the_readme_exists():
+    named = set(re.findall(r"\blds_\w+", README))
+
+    for name in named:
+        load_experiment(ROOT / "experiments" / f"{name}.yaml")
+
+
+def test_every_local_link_and_figure_of_the_readme_exists():
+    targets = re.findall(r"\]\((?!http)([^)]+)\)", README)
+
+    assert [target for target in targets if not (ROOT / target).exists()] == []

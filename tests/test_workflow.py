@@ -1,0 +1,728 @@
+"""The workflow, as a user runs it: a small experiment in a folder of its own.
+
+One whole run (``finished``) is shared; the tests that change something work on copies of its folder, which keep times
+and Snakemake's records. Each job is a process that imports torch, so that jobs are what these tests cost.
+"""
+
+import csv
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tdabench import cli
+from tdabench.records import load_json, load_record, load_tensors, save_tensors
+
+pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
+REPOSITORY = Path(__file__).parents[1]
+METHODS = ("gradsim", "random", "bif")
+EXPERIMENT = """\
+# Real digits, as few as possible.
+seed: 0
+repeats: 1
+checkpoints: 1
+data: {source: "tdabench.data.digits:Digits", train_sizes: [120], queries: 30, tuning_queries: 10}
+model: {builder: "pausing:PausingCNN", width: 4}
+training: {optimizer: adamw, epochs: 2, batch_size: 32, learning_rate: 0.01, weight_decay: 0.01}
+bank: {subsets: 6, fraction: 0.5, retrains: 1, shards: 2}
+methods:
+  gradsim: {attributor: "tdabench.attributors.kronfluence:Kronfluence", strategy: identity}
+  random: {attributor: "tdabench.attributors.baselines:Random"}
+  bif:
+    attributor: "tdabench.attributors.bif:BIF"
+    step_size: 1e-4
+    inverse_temperature: 100
+    localization: 1000
+    chains: 2
+    draws: 5
+evaluation: {resamples: 100}
+"""
+# A model of one's own, which waits in mid-bank as long as there is a file PAUSE: a test can stop a job right there.
+PAUSING = """\
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+from tdabench.models.small_cnn import SmallCNN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PausingCNN:
+    width: int
+
+    def build(self, images, *, generator):
+        done = Path(f"built-by-{os.getpid()}")
+        deadline = time.monotonic() + 60
+        while Path("PAUSE").exists() and done.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if Path("PAUSE").exists():
+            done.touch()
+        return SmallCNN(width=self.width).build(images, generator=generator)
+"""
+MINE = """\
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine:
+    "Similar images of one class help each other."
+    scale: float = 1.0
+
+    def attribute(self, problem, *, generator):
+        query, train = (part["image"].flatten(1) for part in (problem.query, problem.train))
+        same = problem.query["label"][:, None] == problem.train["label"]
+        return self.scale * (query @ train.T) * same
+"""
+BROKEN = """\
+class Broken:
+    def attribute(self, problem, *, generator):
+        raise RuntimeError("the plug-in has a fault")
+"""
+# A model of which some start as NaN: a stand-in for training runs that diverge now and then.
+FRAGILE = """\
+import dataclasses
+
+import torch
+
+from tdabench.models.small_cnn import SmallCNN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FragileCNN:
+    broken: float
+
+    def build(self, images, *, generator):
+        model = SmallCNN(width=4).build(images, generator=generator)
+        if torch.rand((), generator=generator) < self.broken:
+            torch.nn.init.constant_(model[0].weight, torch.nan)
+        return model
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder with the Snakefile, the profiles and an experiment."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results" / "tiny"
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def write(self, name: str, text: str) -> None:
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.path / name).write_text(text, encoding="utf-8")
+
+    def change(self, old: str, new: str, name: str = "experiments/tiny.yaml") -> None:
+        text = self.read(name)
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+        self.write(name, text.replace(old, new))
+
+    def copy(self, path: Path) -> "Place":
+        shutil.copytree(self.path, path)
+        return Place(path)
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["snakemake", *arguments], cwd=self.path, env=_environment(), capture_output=True, text=True, check=False
+        )
+
+    def plan(self) -> set[str]:
+        """Give the jobs that would run now."""
+        planned = self.snakemake("-n", "tiny")
+        assert planned.returncode == 0, planned.stderr
+        return jobs(planned.stdout)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.results / "tables" / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def rows(self, method: str) -> list[dict[str, str]]:
+        return [row for row in self.table("lds.csv") if row["method"] == method]
+
+
+def make_place(path: Path, experiment: str = EXPERIMENT) -> Place:
+    path.mkdir()
+    shutil.copy(REPOSITORY / "Snakefile", path)
+    shutil.copytree(REPOSITORY / "profiles", path / "profiles")
+    place = Place(path)
+    place.write("experiments/tiny.yaml", experiment)
+    place.write("pausing.py", PAUSING)
+    return place
+
+
+def jobs(output: str) -> set[str]:
+    """Read Snakemake's account of its jobs: ``retrain 2``, ``evaluate bif``; a size other than 120 is named too."""
+    found = set()
+    for rule, text in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, re.MULTILINE):
+        wildcards = dict(re.findall(r"(\w+)=(\w+)", "".join(re.findall(r"    wildcards: (.*)\n", text))))
+        values = [v for k, v in wildcards.items() if k not in ("experiment", "repeat") and (k, v) != SIZE]
+        found.add(" ".join([rule, *values]))
+    return found - {"tiny"}
+
+
+SIZE = ("train_size", "120")
+
+
+def _environment() -> dict[str, str]:
+    """Give what a user has who activated the virtual environment."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    for name in ("PYTHONWARNINGS", "TDABENCH_DATA", "SNAKEMAKE_PROFILE"):
+        environment.pop(name, None)
+    return environment
+
+
+def each(rule: str, *names: str | int) -> set[str]:
+    return {f"{rule} {name}" for name in names}
+
+
+BANK = each("retrain", 0, 1)
+EVALUATION = {*each("evaluate", *METHODS), "report"}
+MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION}
+
+
+# One whole run
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
+    """Run the experiment on one core; give its folder, not to be changed, and what was on the terminal."""
+    place = make_place(tmp_path_factory.mktemp("workflow") / "finished")
+    done = place.snakemake("--cores", "1", "tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def finished(run: tuple[Place, str]) -> Place:
+    return run[0]
+
+
+@pytest.mark.slow
+def test_a_run_makes_every_job_once(run):
+    _, terminal = run
+
+    assert jobs(terminal) == {"dataset", "split", *MODELS}
+
+
+def test_the_lds_table_has_its_columns_and_a_row_for_each_repeat_size_and_method(finished):
+    header = finished.read("results/tiny/tables/lds.csv").splitlines()[0]
+
+    rows = finished.table("lds.csv")
+    assert header == (
+        "experiment,repeat,train_size,method,lds,low,high,standard_error,queries,nan_queries,ceiling,status"
+    )
+    assert [(row["repeat"], row["train_size"], row["method"]) for row in rows] == [
+        (repeat, "120", method) for repeat in ("0", "all") for method in METHODS
+    ]
+    assert {(row["experiment"], row["queries"], row["nan_queries"], row["status"]) for row in rows} == {
+        ("tiny", "30", "0", "ok")
+    }
+    assert all(-1 <= float(row["low"]) <= float(row["lds"]) <= float(row["high"]) <= 1 for row in rows[:3])
+
+
+def test_the_cost_table_has_its_columns_and_every_phase(finished):
+    header = finished.read("results/tiny/tables/cost.csv").splitlines()[0]
+
+    rows = finished.table("cost.csv")
+    assert header == (
+        "experiment,repeat,train_size,method,phase,seconds,cpu_seconds,peak_host_bytes,peak_device_bytes,disk_bytes,"
+        "device,status"
+    )
+    assert {(row["method"], row["phase"]) for row in rows} == {
+        ("gradsim", "fit"), ("gradsim", "score"), ("random", "score"), ("bif", "score"), ("bank", "train"),
+        ("checkpoints", "train"),
+    }  # fmt: skip
+    assert all(float(row["seconds"]) >= 0 and int(row["peak_host_bytes"]) > 0 for row in rows)
+    assert {row["device"] for row in rows} == {"cpu, 1 thread(s)"}
+
+
+def test_a_run_prints_the_table_and_keeps_it_as_markdown(run):
+    place, terminal = run
+
+    markdown = place.read("results/tiny/tables/lds.md")
+
+    assert markdown.strip() in terminal
+    assert "LDS, n = 120" in markdown
+    assert all(f"| {method}" in markdown for method in METHODS)
+
+
+def test_a_run_draws_every_figure_as_png_and_pdf(finished):
+    starts = {path.name: path.read_bytes()[:4] for path in (finished.results / "figures").iterdir()}
+
+    assert starts == {
+        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost")},
+        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost")},
+    }
+
+
+def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
+    files = [path for path in finished.results.rglob("*") if path.is_file() and "workspace" not in path.parts]
+
+    records = {
+        path.relative_to(finished.results).as_posix(): load_record(path)
+        for path in files
+        if path.suffix in (".safetensors", ".json")
+    }
+    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1
+    assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
+    assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
+    assert not [path for path in files if "partial" in path.name]
+
+
+def test_the_bank_has_every_subset_once(finished):
+    shards = [load_tensors(finished.results / f"0/120/bank/{shard}.safetensors") for shard in range(2)]
+
+    assert [tuple(shard["masks"].shape) for shard in shards] == [(3, 120)] * 2
+    assert [tuple(shard["loss"].shape) for shard in shards] == [(3, 1, 40)] * 2
+    assert len({tuple(mask.tolist()) for shard in shards for mask in shard["masks"]}) == 6
+    assert {int(mask.sum()) for shard in shards for mask in shard["masks"]} == {60}
+
+
+# What a change reruns
+
+
+@pytest.fixture(scope="module")
+def planned(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return finished.copy(tmp_path_factory.mktemp("planned") / "place")
+
+
+@pytest.fixture
+def place(planned: Place) -> Iterator[Place]:
+    """Give a finished folder for dry runs; its experiment and model are put back afterwards."""
+    names = ("experiments/tiny.yaml", "pausing.py")
+    before = {name: planned.read(name) for name in names}
+    yield planned
+    for name in names:
+        planned.write(name, before[name])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("# Real digits, as few as possible.", "# Another comment, at another time.", set()),
+        ("fraction: 0.5", "fraction: 0.4", BANK | EVALUATION),
+        ("epochs: 2", "epochs: 3", MODELS),
+        ("step_size: 1e-4", "step_size: 2e-4", {"attribute bif", "evaluate bif", "report"}),
+        ("resamples: 100", "resamples: 200", EVALUATION),
+        (" queries: 30", " queries: 31", {"split"} | MODELS),
+        ("checkpoints: 1", "checkpoints: 2", {"train 1", *each("attribute", *METHODS), *EVALUATION}),
+        (
+            "train_sizes: [120]",
+            "train_sizes: [120, 100]",
+            {f"{job[: job.find(' ')]} 100{job[job.find(' ') :]}" for job in MODELS - {"report"}} | {"report"},
+        ),
+        (
+            "methods:\n",
+            'methods:\n  null_too: {attributor: "tdabench.attributors.baselines:Random"}\n',
+            {"attribute null_too", "evaluate null_too", "report"},
+        ),
+        ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"report"}),
+    ],
+    ids=lambda value: value.strip().partition("\n")[0][:40] if isinstance(value, str) else "",
+)
+def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(place, old, new, expected):
+    place.change(old, new)
+
+    assert place.plan() == expected
+
+
+def test_a_model_of_ones_own_that_is_edited_is_trained_again(place):
+    place.write("pausing.py", PAUSING + "\n# Edited.\n")
+
+    assert place.plan() == MODELS
+
+
+# Plug-ins: a method of one's own, and one with a fault
+
+
+@dataclasses.dataclass(frozen=True)
+class Extended:
+    """A finished folder to which two methods were added: a run with the faulty one, then one without it."""
+
+    place: Place
+    with_fault: subprocess.CompletedProcess[str]
+    without: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def extended(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Extended:
+    place = finished.copy(tmp_path_factory.mktemp("extended") / "place")
+    place.write("mine.py", MINE)
+    place.write("broken.py", BROKEN)
+    place.change(
+        "methods:\n",
+        'methods:\n  mine: {attributor: "mine:Mine", scale: 2}\n  broken: {attributor: "broken:Broken"}\n',
+    )
+    # The faulty one first: what comes after it shows that the others go on.
+    first = ["--prioritize", "results/tiny/0/120/scores/broken.safetensors"]
+    with_fault = place.snakemake("--cores", "1", *first, "--", "tiny")
+    place.change('  broken: {attributor: "broken:Broken"}\n', "")
+    return Extended(place, with_fault, place.snakemake("--cores", "1", "tiny"))
+
+
+@pytest.mark.slow
+def test_a_method_of_ones_own_is_a_file_and_a_line_and_reruns_nothing_else(extended, finished):
+    ran = jobs(extended.with_fault.stdout + extended.with_fault.stderr)
+    then = jobs(extended.without.stdout + extended.without.stderr)
+
+    assert ran == {"attribute mine", "attribute broken", "evaluate mine"}
+    assert then == {"report"}
+    assert len(MINE.splitlines()) == 12
+    for method in METHODS:
+        assert extended.place.rows(method) == finished.rows(method)
+
+
+def test_a_method_of_ones_own_has_a_row_with_its_score_and_its_settings(extended):
+    one, over_repeats = extended.place.rows("mine")
+
+    record = load_record(extended.place.results / "0/120/scores/mine.safetensors")
+    assert one["status"] == "ok"
+    assert float(one["low"]) <= float(one["lds"]) <= float(one["high"])
+    assert over_repeats["lds"] == one["lds"]
+    assert record["method"] == {"path": "mine:Mine", "settings": {"scale": 2}}
+    assert record["attributor"] == {"scale": 2.0}
+
+
+def test_a_method_of_ones_own_that_is_edited_is_run_again_alone(extended):
+    extended.place.write("mine.py", MINE + "\n# Edited.\n")
+
+    planned = extended.place.plan()
+    extended.place.write("mine.py", MINE)
+
+    assert planned == {"attribute mine", "evaluate mine", "report"}
+
+
+def test_a_method_with_a_fault_leaves_the_others_finished(extended):
+    terminal = extended.with_fault.stdout + extended.with_fault.stderr
+    scores = {path.stem for path in (extended.place.results / "0/120/scores").iterdir()}
+
+    assert extended.with_fault.returncode != 0
+    assert terminal.index("rule attribute:") < terminal.index("method=broken") < terminal.index("method=mine")
+    assert scores == {*METHODS, "mine"}
+    assert (extended.place.results / "0/120/lds/mine.json").exists()
+    assert extended.without.returncode == 0
+
+
+def test_a_method_with_a_fault_names_its_error_in_its_log(extended):
+    log = extended.place.read("results/tiny/0/120/logs/attribute-broken.log")
+
+    assert "results/tiny/0/120/logs/attribute-broken.log" in extended.with_fault.stdout + extended.with_fault.stderr
+    assert "broken.py" in log
+    assert "RuntimeError: the plug-in has a fault" in log
+
+
+# Interruptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    """A folder whose bank was killed midway on two cores, and then continued."""
+
+    place: Place
+    shard: int
+    status: int
+    second: subprocess.CompletedProcess[str]
+    times: dict[str, int]
+    continued: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def interrupted(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    place = finished.copy(tmp_path_factory.mktemp("interrupted") / "place")
+    for name in ("bank", "lds"):
+        shutil.rmtree(place.results / "0/120" / name)
+    shutil.rmtree(place.results / "tables")
+    place.write("PAUSE", "")
+    command = ["snakemake", "--cores", "2", "tiny"]
+    with (place.path / "terminal").open("w") as terminal:
+        process = subprocess.Popen(
+            command, cwd=place.path, env=_environment(), stdout=terminal, stderr=terminal, start_new_session=True
+        )
+    try:
+        killed, shard = _wait_for_a_job_in_mid_bank(place)
+        second = place.snakemake("--cores", "1", "tiny")
+        os.kill(killed, signal.SIGKILL)
+        (place.path / "PAUSE").unlink()
+        status = process.wait(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    times = {path.name: path.stat().st_mtime_ns for path in (place.results / "0/120/bank").iterdir()}
+    return Interrupted(place, shard, status, second, times, place.snakemake("--cores", "2", "tiny"))
+
+
+def _wait_for_a_job_in_mid_bank(place: Place) -> tuple[int, int]:
+    """Wait until a job has retrained one of its three models; give its process and its shard."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for path in place.path.glob("built-by-*"):
+            process = int(path.name.rpartition("-")[2])
+            command = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+            if "retrain" in command:
+                return process, int(command[command.index("--shard") + 1])
+        time.sleep(0.1)
+    raise TimeoutError(place.read("terminal"))
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes through /proc")
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_killed_job_fails_the_run_and_leaves_the_other_shards_and_no_partial_one(interrupted):
+    other = 1 - interrupted.shard
+
+    assert interrupted.status != 0
+    assert set(interrupted.times) == {f"{other}.safetensors"}
+    assert f"retrain, shard {interrupted.shard + 1}/2:   0%" in interrupted.place.read(
+        f"results/tiny/0/120/logs/retrain-{interrupted.shard}.log"
+    )
+
+
+@needs_proc
+def test_a_bank_that_was_killed_midway_goes_on_without_redoing_finished_shards(interrupted):
+    bank = interrupted.place.results / "0/120/bank"
+
+    assert interrupted.continued.returncode == 0, interrupted.continued.stderr
+    ran = jobs(interrupted.continued.stdout + interrupted.continued.stderr)
+    assert {job for job in ran if job.startswith("retrain")} == {f"retrain {interrupted.shard}"}
+    assert {name: (bank / name).stat().st_mtime_ns for name in interrupted.times} == interrupted.times
+
+
+@needs_proc
+def test_neither_a_killed_job_nor_a_second_core_changes_a_byte_of_the_table(interrupted, finished):
+    table = "results/tiny/tables/lds.csv"
+
+    assert (interrupted.place.path / table).read_bytes() == (finished.path / table).read_bytes()
+
+
+@needs_proc
+def test_a_bank_made_on_two_cores_holds_the_same_numbers(interrupted, finished):
+    for shard in ("0", "1"):
+        first, second = (
+            load_tensors(place.results / f"0/120/bank/{shard}.safetensors") for place in (finished, interrupted.place)
+        )
+        assert all(first[key].equal(second[key]) for key in first)
+
+
+@needs_proc
+def test_a_second_run_in_the_same_folder_is_told_that_it_is_locked(interrupted):
+    terminal = interrupted.second.stdout + interrupted.second.stderr
+
+    assert interrupted.second.returncode != 0
+    assert "Directory cannot be locked" in terminal
+    assert "snakemake --unlock" in terminal.replace("\n", " ") or "--unlock" in terminal
+
+
+# Mistakes
+
+
+def test_an_unknown_key_of_a_method_stops_the_run_before_anything_is_trained(tmp_path):
+    place = make_place(tmp_path / "place", EXPERIMENT.replace("strategy: identity", "strategy: identity, dampening: 1"))
+
+    done = place.snakemake("--cores", "1", "tiny")
+
+    terminal = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Unknown key methods.gradsim.dampening; the known ones are: strategy, damping" in terminal
+    assert "Traceback" not in terminal
+    assert jobs(terminal) == {"dataset"}
+    assert not list(place.results.rglob("*.safetensors"))
+
+
+def test_a_mistake_in_the_experiment_stops_the_plan_and_names_the_file_and_the_key(place):
+    place.change("fraction: 0.5", "fraction: 5")
+
+    done = place.snakemake("-n", "tiny")
+
+    assert done.returncode != 0
+    assert "experiments/tiny.yaml: bank.fraction must lie in (0, 1), got 5" in done.stdout + done.stderr
+
+
+def test_a_bad_experiment_does_not_stop_the_others(place):
+    place.write("experiments/another.yaml", "nonsense")
+
+    planned = place.plan()
+    (place.path / "experiments/another.yaml").unlink()
+
+    assert planned == set()
+
+
+def test_absent_data_without_a_network_names_the_folder_the_download_and_the_way_out(tmp_path, monkeypatch, capsys):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    experiment = tmp_path / "cifar.yaml"
+    experiment.write_text(EXPERIMENT.replace("digits:Digits", "cifar10:CIFAR10").replace(*PLAIN))
+    output = tmp_path / "dataset.safetensors"
+
+    status = cli.main(["dataset", str(experiment), "--data", str(tmp_path / "empty"), "--output", str(output)])
+
+    error = capsys.readouterr().err
+    assert status == 1
+    assert f"CIFAR-10 is not in {tmp_path}/empty/cifar-10-batches-py" in error
+    assert "downloading it from https://www.cs.toronto.edu/" in error
+    assert "--data or TDABENCH_DATA" in error
+    assert "lds_digits needs no download" in error
+    assert not output.exists()
+
+
+PLAIN = ("pausing:PausingCNN", "tdabench.models.small_cnn:SmallCNN")
+DIVERGING = dict([PLAIN, ("adamw", "sgd"), ("learning_rate: 0.01", "learning_rate: 1e30")])
+
+
+# Methods that cannot run and models that diverge, through the stages themselves
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the stages with a model that sometimes diverges and a method that can't run; give the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = _enter(tmp_path_factory.mktemp("odd"), patch)
+        changes = {
+            '"pausing:PausingCNN", width: 4': '"fragile:FragileCNN", broken: 0.2',
+            "methods:\n": 'methods:\n  trak: {attributor: "tdabench.attributors.trak:TRAK", proj_dim: 512}\n',
+        }
+        _through_the_bank(folder, changes)
+        checkpoint = f"{CELL}/checkpoints/0.safetensors"
+        _must("train", checkpoint, *OF_A_SIZE, *DATASET, "--checkpoint", "0")
+        for method in ("trak", "random"):
+            scores = f"{CELL}/scores/{method}.safetensors"
+            _must("attribute", scores, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
+            _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
+        _must("report", "results")
+    sys.modules.pop("fragile", None)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run stages in an empty folder."""
+    return _enter(tmp_path, monkeypatch)
+
+
+def _enter(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    patch.chdir(folder)
+    patch.syspath_prepend(folder)
+    (folder / "fragile.py").write_text(FRAGILE)
+    return folder
+
+
+CELL = "results/0/120"
+DATASET = ("--dataset", "results/dataset.safetensors")
+OF_A_SIZE = ("--repeat", "0", "--train-size", "120", "--split", "results/0/split.safetensors")
+BANK_FILE = ("--bank", f"{CELL}/bank/0.safetensors")
+
+
+def _through_the_bank(folder: Path, changes: dict[str, str]) -> None:
+    """Run dataset, split and bank of an experiment whose only method is random, with two retrains a subset."""
+    text = re.sub(r"  gradsim: .*\n|  bif:\n(    .*\n)+", "", EXPERIMENT)
+    for old, new in {"retrains: 1, shards: 2": "retrains: 2, shards: 1", **changes}.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (folder / "tiny.yaml").write_text(text)
+    _must("dataset", "results/dataset.safetensors")
+    _must("split", "results/0/split.safetensors", "--repeat", "0", *DATASET)
+    _must("retrain", f"{CELL}/bank/0.safetensors", *OF_A_SIZE, *DATASET, "--shard", "0")
+
+
+def _must(stage: str, output: str, *arguments: str) -> None:
+    status = _stage(stage, output, *arguments)
+    assert status == 0, f"{stage} failed"
+
+
+def _stage(stage: str, output: str, *arguments: str) -> int:
+    return cli.main([stage, "tiny.yaml", "--output", output, *arguments])
+
+
+def _odd_rows(folder: Path, method: str) -> list[dict[str, str]]:
+    with (folder / "results/tables/lds.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["method"] == method]
+
+
+def test_a_method_that_cannot_run_has_a_row_that_says_why_and_no_number(odd):
+    rows = _odd_rows(odd, "trak")
+
+    assert [row["repeat"] for row in rows] == ["0", "all"]
+    for row in rows:
+        assert row["lds"] == row["low"] == row["high"] == row["standard_error"] == ""
+        assert row["status"].startswith("unsupported: TRAK needs ")
+        assert "120" in row["status"]
+    assert "unsupported: TRAK needs" in (odd / "results/tables/lds.md").read_text()
+    assert all(row["lds"] for row in _odd_rows(odd, "random"))
+
+
+def test_retrains_that_diverge_are_kept_as_nan_and_counted_in_the_table(odd):
+    bank = load_tensors(odd / CELL / "bank/0.safetensors")
+    diverged = bank["loss"].isnan().any(dim=2)
+    count = int(diverged.sum())
+    assert 0 < count < 8, "choose another seed for this test"
+
+    statuses = [row["status"] for row in _odd_rows(odd, "random")]
+
+    assert bank["loss"].isnan().all(dim=2).equal(diverged)
+    assert bank["margin"].isnan().all(dim=2).equal(diverged)
+    assert load_record(odd / CELL / "bank/0.safetensors")["diverged"] == count
+    assert load_json(odd / CELL / "lds/random.json")["diverged_retrains"] == count
+    assert all(re.match(rf"ok; {count} (of 12 )?retrained models diverged", status) for status in statuses)
+
+
+def test_a_bank_of_which_every_model_diverged_is_a_clear_error(here, capsys):
+    _through_the_bank(here, DIVERGING)
+    save_tensors(f"{CELL}/scores/random.safetensors", {"scores": torch.ones(40, 120)}, {"status": "ok"})
+    capsys.readouterr()
+
+    scores = ("--scores", f"{CELL}/scores/random.safetensors")
+    status = _stage("evaluate", f"{CELL}/lds/random.json", *OF_A_SIZE, *BANK_FILE, *scores)
+
+    assert status == 1
+    assert "12 of 12 retrained models diverged" in capsys.readouterr().err
+    assert not Path(f"{CELL}/lds/random.json").exists()
+
+
+def test_a_checkpoint_that_diverged_is_a_clear_error(here, capsys):
+    _through_the_bank(here, DIVERGING)
+    capsys.readouterr()
+
+    status = _stage("train", "checkpoint.safetensors", *OF_A_SIZE, *DATASET, "--checkpoint", "0")
+
+    assert status == 1
+    assert "Checkpoint 0 diverged: lower training.learning_rate (1e+30)" in capsys.readouterr().err
+    assert not Path("checkpoint.safetensors").exists()
+
+
+# Form
+
+
+def test_snakemakes_lint_asks_for_nothing_but_an_environment_for_each_rule(place):
+    # The environment is the installed package: what the Snakefile itself imports.
+    done = place.snakemake("--lint")
+
+    asked = set(re.findall(r"^    \* (.*)", done.stdout + done.stderr, re.MULTILINE))
+    assert asked <= {"Specify a conda environment or container for each rule.:"}
+    assert "Lints for snakefile" not in done.stdout + done.stderr
+
+
+def test_the_snakefile_is_formatted():
+    command = [Path(sys.executable).parent / "snakefmt", "--check", "Snakefile"]
+
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
