@@ -45,6 +45,10 @@ def evaluations_of(wildcards):
     ]
 
 
+# Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
+container: "tdabench.sif"
+
+
 wildcard_constraints:
     experiment="[a-z0-9_]+",
     method="[a-z0-9_]+",

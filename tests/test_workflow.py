@@ -711,13 +711,10 @@ def test_a_checkpoint_that_diverged_is_a_clear_error(here, capsys):
 # Form
 
 
-def test_snakemakes_lint_asks_for_nothing_but_an_environment_for_each_rule(place):
-    # The environment is the installed package: what the Snakefile itself imports.
+def test_snakemakes_lint_finds_nothing(place):
     done = place.snakemake("--lint")
 
-    asked = set(re.findall(r"^    \* (.*)", done.stdout + done.stderr, re.MULTILINE))
-    assert asked <= {"Specify a conda environment or container for each rule.:"}
-    assert "Lints for snakefile" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_snakefile_is_formatted():

@@ -10,7 +10,7 @@ from _ratio import verdict
 def main() -> None:
     """Time the commands; the last one redoes lds_digits in this folder."""
     verdict("tdabench --help (s)", min(_seconds("tdabench", "--help") for _ in range(3)), at_most=0.7)
-    plan = min(_seconds("snakemake", "--forceall", "-n", "-q", "all", "lds_digits") for _ in range(3))
+    plan = min(_seconds("snakemake", "lds_digits", "--forceall", "-n", "--quiet", "all") for _ in range(3))
     verdict("snakemake -n lds_digits (s)", plan, at_most=4)
     wall = _seconds("snakemake", "--forceall", "lds_digits")
     jobs = pd.read_csv("results/lds_digits/tables/cost.csv")["seconds"].sum()
