@@ -55,7 +55,7 @@ class Recipe:
         optimizer: ``sgd`` (Nesterov; learning rate per 1,024 examples of summed loss and decoupled weight decay as in
             Jordan, 2024, independent of batch size and momentum) or ``adamw`` (PyTorch's meaning of every setting).
         epochs: Passes over the training set.
-        batch_size: Examples a step; a smaller training set is one batch.
+        batch_size: Most examples a step: an epoch is divided into equal batches. ``sgd`` counts each as a full one.
         learning_rate: Peak of the triangular schedule.
         weight_decay: Weight decay.
         momentum: Momentum of ``sgd``.

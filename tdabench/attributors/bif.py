@@ -1,6 +1,7 @@
 """The local Bayesian influence function: covariance of per-sample losses over SGLD draws."""
 
 import dataclasses
+import math
 import warnings
 
 import torch
@@ -13,6 +14,9 @@ from tdabench.attributors.sgld import sample_chain
 from tdabench.progress import progress
 from tdabench.records import save_tensors
 from tdabench.seeds import fork_generator
+
+# Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
+DIVERGED = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,11 @@ class BIF:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        for name in ("step_size", "inverse_temperature", "localization"):
-            if not getattr(self, name) >= (0 if name != "step_size" else 1e-30):
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive and finite, got {self.step_size}.")
+        for name in ("inverse_temperature", "localization"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         if self.estimate not in ("covariance", "correlation"):
             raise ValueError(f"estimate must be covariance or correlation, got {self.estimate!r}.")
 
@@ -83,7 +89,7 @@ class BIF:
         num_train = num_examples(problem.train)
         train, query = traces[..., :num_train], traces[..., num_train:]
         save_tensors(problem.workspace / "traces.safetensors", {"train": train, "query": query}, {"settings": self})
-        converged = traces.isfinite().all(dim=(1, 2))
+        converged = (traces.abs() < DIVERGED).all(dim=(1, 2))  # NaN is not
         if not converged.any():
             raise ValueError(f"Every BIF chain diverged at step_size={self.step_size}: lower it.")
         if not converged.all():

@@ -106,10 +106,10 @@ def tracked_layers(model: nn.Module) -> list[str]:
     names = [
         name
         for name, module in model.named_modules()
-        if type(module) in (nn.Linear, nn.Conv2d) and module.weight.requires_grad
+        if name and type(module) in (nn.Linear, nn.Conv2d) and module.weight.requires_grad
     ]
     if not names:
-        raise Unsupported("kronfluence needs trained nn.Linear or nn.Conv2d layers (exact types); the model has none.")
+        raise Unsupported("kronfluence needs trained nn.Linear or nn.Conv2d layers (exact types) inside a model.")
     return names
 
 

@@ -76,7 +76,11 @@ def check_scores(scores: Tensor, *, num_queries: int, num_train: int) -> None:
 def _fingerprint(model: nn.Module) -> list[tuple[object, ...]]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     described: list[tuple[object, ...]] = [
-        (name, tuple(tensor.shape), tensor.requires_grad, hash(tensor.detach().cpu().contiguous().numpy().tobytes()))
-        for name, tensor in tensors
+        (name, tuple(tensor.shape), tensor.requires_grad, _hash_bytes(tensor)) for name, tensor in tensors
     ]
     return [*described, *((name, type(module), module.training) for name, module in model.named_modules())]
+
+
+def _hash_bytes(tensor: Tensor) -> int:
+    # As bytes: numpy knows no bfloat16.
+    return hash(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

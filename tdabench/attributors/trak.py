@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import sys
 
 import torch
 from jaxtyping import Float
@@ -55,7 +54,7 @@ class TRAK:
         states = [model.state_dict() for model in problem.models[: self.checkpoints]]
         trainable = [name for name, value in problem.models[0].named_parameters() if value.requires_grad]
         projector_seed = int(torch.randint(2**20, (), generator=generator, device=generator.device).item())
-        with isolated_random_state(generator), _logging_untouched(), contextlib.redirect_stdout(sys.stderr):
+        with isolated_random_state(generator), _logging_untouched():
             from trak import TRAKer
 
             traker = TRAKer(

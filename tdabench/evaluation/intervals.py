@@ -32,7 +32,8 @@ def bootstrap_interval(
     """Two-way bootstrap of the mean LDS: subsets and queries are resampled together, ranks taken anew each time.
 
     All queries share the subsets, so that an interval over queries alone is far too narrow. The interval is the
-    bootstrap's percentile interval.
+    bootstrap's percentile interval, moved onto the estimate: a resample has some subsets twice and others not at all,
+    which lowers a rank correlation (by 0.01 to 0.02 at 60 subsets) and says nothing about the estimate.
 
     Args:
         predicted: Summed scores (``predicted_and_measured``).
@@ -48,8 +49,8 @@ def bootstrap_interval(
     if not mean.isfinite():
         return Interval(mean=math.nan, low=math.nan, high=math.nan, standard_error=math.nan)
     tail = (1 - confidence) / 2
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
-    return Interval(mean=mean.item(), low=low, high=high, standard_error=means.std().item())
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)) - means.mean() + mean
+    return Interval(mean=mean.item(), low=low.item(), high=high.item(), standard_error=means.std().item())
 
 
 def bootstrap_means(

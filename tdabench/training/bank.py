@@ -13,6 +13,8 @@ from tdabench.seeds import make_generator
 Examples = dict[str, Tensor]
 Retrain = Callable[[Examples, torch.Generator], nn.Module]
 Measure = Callable[[nn.Module, Examples], tuple[Tensor, Tensor]]
+# Nats: a loss or margin beyond any that a trained model has.
+DIVERGED = 1e6
 
 
 def draw_mask(num_train: int, settings: BankSettings, *, generator: torch.Generator) -> Bool[Tensor, " train"]:
@@ -91,11 +93,11 @@ def fill_shard(
 def measure_queries(
     model: nn.Module, query: Examples, measure: Measure, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
-    """Measure every query; if any value is not finite the model diverged, and all its values are NaN."""
+    """Measure every query; if a value is not finite, or beyond a million, the model diverged: all its values are NaN."""
     parts = []
     for start in range(0, len(query["label"]), batch_size):
         parts.append(measure(model, {name: values[start : start + batch_size] for name, values in query.items()}))
     loss, margin = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
-    if not (loss.isfinite().all() and margin.isfinite().all()):
+    if not all((values.abs() < DIVERGED).all() for values in (loss, margin)):  # NaN is not
         return torch.full_like(loss, torch.nan), torch.full_like(margin, torch.nan)
     return loss, margin

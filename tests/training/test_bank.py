@@ -177,3 +177,15 @@ def _fill(settings: BankSettings, shard: int = 0, *, seed: int = 0, stream=("ban
         retrain=retrain,
         measure=image_loss_and_margin,
     )
+
+
+def test_a_model_with_a_huge_finite_loss_has_diverged_too():
+    query = {"image": torch.zeros(3, 1), "label": torch.zeros(3, dtype=torch.int64)}
+
+    def measure(model, examples):
+        return torch.tensor([1.0, 2e6, 1.0]), torch.ones(3)
+
+    loss, margin = measure_queries(torch.nn.Identity(), query, measure)
+
+    assert loss.isnan().all()
+    assert margin.isnan().all()
