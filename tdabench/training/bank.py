@@ -93,7 +93,7 @@ def fill_shard(
 def measure_queries(
     model: nn.Module, query: Examples, measure: Measure, *, batch_size: int = 500
 ) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
-    """Measure every query; if a value is not finite, or beyond a million, the model diverged: all its values are NaN."""
+    """Measure every query; if a value is not finite, or beyond a million, the model diverged: all are NaN."""
     parts = []
     for start in range(0, len(query["label"]), batch_size):
         parts.append(measure(model, {name: values[start : start + batch_size] for name, values in query.items()}))
