@@ -53,9 +53,9 @@ def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
             row[f"LDS, n = {size}"] = _format_lds(found, repeats)
         parts = largest[largest["method"] == method]
         for phase in ("fit", "score"):
-            row[f"{phase} (s)"] = _mean_over_repeats(parts[parts["phase"] == phase], "seconds", "sum")
-        row["memory (MB)"] = _mean_over_repeats(parts, "peak_host_bytes", "max") / 1e6
-        row["disk (MB)"] = _mean_over_repeats(parts, "disk_bytes", "sum") / 1e6
+            row[f"{phase} (s)"] = _format(_mean_over_repeats(parts[parts["phase"] == phase], "seconds", "sum"))
+        row["memory (MB)"] = _format(_mean_over_repeats(parts, "peak_host_bytes", "max") / 1e6)
+        row["disk (MB)"] = _format(_mean_over_repeats(parts, "disk_bytes", "sum") / 1e6)
         row["status"] = ranked[ranked["method"] == method]["status"].iloc[0]
         rows.append(row)
     return pd.DataFrame(rows)
@@ -63,6 +63,12 @@ def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 
 def _mean_over_repeats(parts: pd.DataFrame, column: str, how: str) -> float:
     return float(parts.groupby("repeat")[column].agg(how).mean()) if len(parts) else float("nan")
+
+
+def _format(number: float) -> str:
+    if pd.isna(number):
+        return ""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _format_lds(row: pd.Series, repeats: int) -> str:

@@ -30,7 +30,7 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         [row for cell in cells for row in _method_costs(experiment, folder, *cell)]
         + _ground_truth_costs(experiment, folder)
     )
-    summary = summarise(lds, cost).to_markdown(index=False, floatfmt=".3g")
+    summary = summarise(lds, cost).to_markdown(index=False, disable_numparse=True)
     save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
     save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
     save_text(folder / "tables" / "lds.md", summary + "\n")
