@@ -61,7 +61,7 @@ def predicted_and_measured(
 
 
 def _sum_over_subsets(
-    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 128
+    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 512
 ) -> Float[Tensor, "subset query"]:
     # In blocks of queries: the scores in float64 never stand in memory as a whole.
     kept = masks.double().T

@@ -22,9 +22,9 @@ def main() -> None:
         results["ours"] = linear_datamodeling_score(scores, masks, losses)
 
     def loop() -> None:
-        kept, per_query = masks.double(), []
+        per_query = []
         for query in range(QUERIES):
-            predicted = (kept @ scores[query].double()).numpy()
+            predicted = (masks.double() @ scores[query].double()).numpy()
             per_query.append(spearmanr(predicted, -losses[:, query].numpy()).statistic)
         results["loop"] = torch.tensor(per_query, dtype=torch.float64)
 
