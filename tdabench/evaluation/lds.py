@@ -61,11 +61,12 @@ def predicted_and_measured(
 
 
 def _sum_over_subsets(
-    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 512
+    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 128
 ) -> Float[Tensor, "subset query"]:
-    # In blocks of queries: the scores in float64 never stand in memory as a whole.
+    # In blocks of queries, through one buffer: the scores in float64 never stand in memory as a whole.
     kept = masks.double().T
-    return torch.cat([part.double() @ kept for part in scores.split(block)]).T
+    buffer = torch.empty(min(block, len(scores)), scores.shape[1], dtype=torch.float64)
+    return torch.cat([buffer[: len(part)].copy_(part) @ kept for part in scores.split(block)]).T
 
 
 def rank_correlation(
