@@ -38,13 +38,15 @@ def test_the_method_in_the_readme_is_as_short_as_it_is_said_to_be():
 
 
 def test_every_experiment_named_in_the_readme_exists():
-    named = set(re.findall(r"\blds_\w+", README))
+    named = set(re.findall(r"snakemake [^`\n]*?\b(lds_\w+)", README))
 
+    assert {"lds_digits", "lds_cifar10", "lds_cifar10_paper"} <= named
     for name in named:
         load_experiment(ROOT / "experiments" / f"{name}.yaml")
 
 
 def test_every_local_link_and_figure_of_the_readme_exists():
-    targets = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\((?!http)([^)]+)\)", prose)
 
     assert [target for target in targets if not (ROOT / target).exists()] == []

@@ -4,6 +4,10 @@ import dataclasses
 
 import torch
 from jaxtyping import Float
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.task import Task
+from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -49,10 +53,6 @@ class Kronfluence:
         Raises:
             Unsupported: If the model has no layer that kronfluence can track.
         """
-        from kronfluence.analyzer import Analyzer, prepare_model
-        from kronfluence.arguments import FactorArguments, ScoreArguments
-        from kronfluence.utils.dataset import DataLoaderKwargs
-
         task = make_task(problem)
         device = next(iter(problem.train.values())).device
         with isolated_random_state(generator):
@@ -113,10 +113,8 @@ def tracked_layers(model: nn.Module) -> list[str]:
     return names
 
 
-def make_task(problem: Problem) -> object:
+def make_task(problem: Problem) -> Task:
     """Make kronfluence's task of a problem: summed training loss with sampled labels, the loss as measurement."""
-    from kronfluence.task import Task
-
     if "image" not in problem.train or "label" not in problem.train:
         raise Unsupported(f"kronfluence's adapter needs image and label, got {', '.join(problem.train)}.")
     layers = tracked_layers(problem.models[0])

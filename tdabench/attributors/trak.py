@@ -7,6 +7,7 @@ import logging
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from trak import TRAKer
 
 from tdabench.attributors.base import Problem, Unsupported, batches, copy_model, num_examples
 from tdabench.cost import phase
@@ -55,8 +56,6 @@ class TRAK:
         trainable = [name for name, value in problem.models[0].named_parameters() if value.requires_grad]
         projector_seed = int(torch.randint(2**20, (), generator=generator, device=generator.device).item())
         with isolated_random_state(generator), _logging_untouched():
-            from trak import TRAKer
-
             traker = TRAKer(
                 model=copy_model(problem.models[0]),
                 task="image_classification",
