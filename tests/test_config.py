@@ -14,15 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tdabench.components import Component, describe, instantiate
-from tdabench.config import (
-    BankSettings,
-    DataSettings,
-    EvaluationSettings,
-    Experiment,
-    Recipe,
-    load_experiment,
-    read_yaml,
-)
+from tdabench.config import Experiment, load_experiment, read_yaml
+from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "report")

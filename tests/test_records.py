@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from tdabench import records
-from tdabench.config import EvaluationSettings
 from tdabench.cost import measure_cost, phase
 from tdabench.records import (
     hash_file,
@@ -29,6 +28,7 @@ from tdabench.records import (
     save_tensors,
     save_text,
 )
+from tdabench.settings import EvaluationSettings
 
 TENSORS = {"scores": torch.arange(6.0).reshape(2, 3), "masks": torch.tensor([True, False])}
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tdabench.config import DataSettings
+from tdabench.settings import DataSettings
 
 Examples = dict[str, Tensor]
 

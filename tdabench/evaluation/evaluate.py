@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tdabench.config import EvaluationSettings
 from tdabench.evaluation.intervals import bootstrap_interval
 from tdabench.evaluation.lds import average_retrains, predicted_and_measured, rank_correlation
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.settings import EvaluationSettings
 
 
 def evaluate_scores(

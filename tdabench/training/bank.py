@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tdabench.config import BankSettings
 from tdabench.progress import progress
 from tdabench.seeds import make_generator
+from tdabench.settings import BankSettings
 
 Examples = dict[str, Tensor]
 Retrain = Callable[[Examples, torch.Generator], nn.Module]

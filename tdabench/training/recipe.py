@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdabench.config import Recipe
 from tdabench.progress import progress
 from tdabench.seeds import fork_generator
+from tdabench.settings import Recipe
 
 Examples = dict[str, Tensor]
 

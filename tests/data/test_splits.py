@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 
-from tdabench.config import DataSettings
 from tdabench.data.base import ImageData, split_indices
 from tdabench.seeds import make_generator
+from tdabench.settings import DataSettings
 
 SETTINGS = {"source": "tdabench.data.digits:Digits", "queries": 20, "tuning_queries": 10, "warmup": 15}
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdabench.config import EvaluationSettings
 from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
 from tdabench.seeds import make_generator
+from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=100)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdabench.config import BankSettings
 from tdabench.seeds import make_generator
+from tdabench.settings import BankSettings
 from tdabench.training.bank import draw_mask, fill_shard, measure_queries, shard_subsets
 from tdabench.training.losses import image_loss_and_margin
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdabench.config import Recipe
 from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.settings import Recipe
 from tdabench.training import recipe as recipe_module
 from tdabench.training.losses import image_loss
 from tdabench.training.recipe import train

@@ -1,0 +1,150 @@
+"""Sections of an experiment file, as frozen dataclasses that check themselves. Imports no torch."""
+
+import dataclasses
+import math
+from typing import Any
+
+from tdabench.components import Component
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is attributed.
+
+    Attributes:
+        source: Import path of the dataset's class.
+        train_sizes: Sizes of the attribution set. Each is the start of one random order, so that they are nested.
+        queries: Scored queries, drawn from the test set.
+        tuning_queries: Further queries, for settings that are chosen by looking at the LDS.
+        warmup: Held-out examples for the recipe's warm-up phase.
+        reference: Examples that define the loss landscape (factors, SGLD's minibatches): the attribution set
+            itself (``train``), or that many from the start of the random order.
+    """
+
+    source: str
+    train_sizes: tuple[int, ...]
+    queries: int
+    tuning_queries: int = 0
+    warmup: int = 0
+    reference: int | str = "train"
+
+    def __post_init__(self) -> None:
+        Component(path=self.source)
+        if not self.train_sizes or min(self.train_sizes) < 2 or len(set(self.train_sizes)) < len(self.train_sizes):
+            raise ValueError(f"data.train_sizes must be different sizes of at least 2, got {list(self.train_sizes)}.")
+        require_at_least("data", self, queries=1, tuning_queries=0, warmup=0)
+        if self.reference != "train" and (isinstance(self.reference, str) or self.reference < max(self.train_sizes)):
+            raise ValueError(
+                "data.reference must be 'train' or a number of examples that is at least the largest of "
+                f"data.train_sizes ({max(self.train_sizes)}), got {self.reference!r}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run (the paper's Table 4).
+
+    Attributes:
+        optimizer: ``sgd`` (Nesterov; learning rate per 1,024 examples of summed loss and decoupled weight decay as in
+            Jordan, 2024, independent of batch size and momentum) or ``adamw`` (PyTorch's meaning of every setting).
+        epochs: Passes over the training set.
+        batch_size: Most examples a step: an epoch is divided into equal batches. ``sgd`` counts each as a full one.
+        learning_rate: Peak of the triangular schedule.
+        weight_decay: Weight decay.
+        momentum: Momentum of ``sgd``.
+        bias_scaler: ``sgd``: learning rate of biases, relative to the others'.
+        label_smoothing: In training only; the losses of attribution and bank have none.
+        schedule_start: Learning rate of the first step, relative to the peak.
+        schedule_peak: Where in training the peak is, in [0, 1).
+        schedule_end: Learning rate after the last step, relative to the peak.
+        warmup_steps: Steps on the held-out warm-up set before training, at the schedule's first learning rate.
+        recalibrate_norm: Whether batch norm's statistics are measured anew on the whole training set at the end: the
+            running ones of a short training lag behind the weights, which is noise in every loss.
+        precision: ``float32``, or ``bfloat16`` (autocast; fast only on devices with bfloat16 arithmetic).
+    """
+
+    optimizer: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.0
+    bias_scaler: float = 1.0
+    label_smoothing: float = 0.0
+    schedule_start: float = 0.2
+    schedule_peak: float = 0.25
+    schedule_end: float = 0.07
+    warmup_steps: int = 0
+    recalibrate_norm: bool = False
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_choice("training", self, optimizer=("sgd", "adamw"), precision=("float32", "bfloat16"))
+        require_at_least(
+            "training", self, epochs=1, batch_size=1, weight_decay=0, schedule_start=0, schedule_end=0, warmup_steps=0
+        )
+        for name in ("learning_rate", "bias_scaler"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"training.{name} must be positive and finite, got {getattr(self, name)}.")
+        for name in ("momentum", "label_smoothing", "schedule_peak"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must lie in [0, 1), got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BankSettings:
+    """The ground truth: models retrained on subsets.
+
+    Attributes:
+        subsets: Number of subsets.
+        fraction: Share of the attribution set in each, in (0, 1).
+        sampling: ``fixed`` (subsets of equal size) or ``bernoulli`` (each example kept with that probability).
+        retrains: Models a subset, with different seeds.
+        shards: Jobs that the bank of one attribution set is divided into.
+    """
+
+    subsets: int
+    fraction: float
+    sampling: str = "fixed"
+    retrains: int = 1
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        require_choice("bank", self, sampling=("fixed", "bernoulli"))
+        require_at_least("bank", self, subsets=3, retrains=1, shards=1)
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"bank.fraction must lie in (0, 1), got {self.fraction}.")
+        if self.shards > self.subsets:
+            raise ValueError(f"bank.shards must be at most bank.subsets ({self.subsets}), got {self.shards}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How scores are compared with the bank.
+
+    Attributes:
+        resamples: Bootstrap resamples, over subsets and queries together.
+        confidence: Of the intervals, in (0, 1).
+    """
+
+    resamples: int = 1000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        require_at_least("evaluation", self, resamples=100)
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"evaluation.confidence must lie in (0, 1), got {self.confidence}.")
+
+
+def require_at_least(section: str, settings: Any, **lowest: int) -> None:
+    """Check settings against their lowest values; the message names section, setting and value."""
+    for name, low in lowest.items():
+        if not getattr(settings, name) >= low:
+            raise ValueError(f"{section}.{name} must be at least {low}, got {getattr(settings, name)}.")
+
+
+def require_choice(section: str, settings: Any, **choices: tuple[str, ...]) -> None:
+    """Check settings against the words that they may be."""
+    for name, options in choices.items():
+        if getattr(settings, name) not in options:
+            raise ValueError(f"{section}.{name} must be {' or '.join(options)}, got {getattr(settings, name)!r}.")
