@@ -1,0 +1,11 @@
+"""One function a stage: where the rooms meet. Load, call one function of a room, save."""
+
+from tdabench.stages.attribution import attribute as attribute
+from tdabench.stages.commands import check as check
+from tdabench.stages.commands import methods as methods
+from tdabench.stages.judgement import evaluate as evaluate
+from tdabench.stages.judgement import report as report
+from tdabench.stages.truth import dataset as dataset
+from tdabench.stages.truth import retrain as retrain
+from tdabench.stages.truth import split as split
+from tdabench.stages.truth import train as train

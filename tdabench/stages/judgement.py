@@ -1,0 +1,49 @@
+"""The stages that compare scores with the bank, and report."""
+
+import argparse
+import logging
+import sys
+
+import torch
+
+from tdabench.config import load_experiment
+from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.seeds import make_generator
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Compute a method's LDS against the bank."""
+    from tdabench.evaluation.evaluate import evaluate_scores
+
+    torch.set_num_threads(1)
+    experiment = load_experiment(arguments.experiment)
+    scores_record = load_record(arguments.scores)
+    record = make_record(
+        {"evaluation": experiment.evaluation},
+        inputs=[arguments.scores, arguments.split, *arguments.bank],
+        seed=experiment.seed,
+        status=scores_record["status"],
+    )
+    if scores_record["status"].startswith("unsupported"):
+        save_json(arguments.output, {"mean": None}, record)
+        return
+    shards = [load_tensors(path) for path in arguments.bank]
+    result = evaluate_scores(
+        load_tensors(arguments.scores)["scores"],
+        torch.cat([shard["masks"] for shard in shards]),
+        torch.cat([shard["loss"] for shard in shards]),
+        experiment.evaluation,
+        num_scored=len(load_tensors(arguments.split)["query"]),
+        generator=make_generator(experiment.seed, "bootstrap", arguments.repeat, arguments.train_size),
+    )
+    save_json(arguments.output, result, record)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Make the tables and figures, and print the tables."""
+    from tdabench.evaluation.intervals import over_repeats
+    from tdabench.report.write import write_report
+
+    sys.stdout.write(write_report(load_experiment(arguments.experiment), arguments.output, over_repeats))

@@ -1,0 +1,83 @@
+"""The stages that make data, checkpoints and the bank."""
+
+import argparse
+import logging
+
+from tdabench.components import Component, instantiate
+from tdabench.config import load_experiment
+from tdabench.cost import measure_cost
+from tdabench.data.base import split_indices
+from tdabench.records import make_record, save_tensors
+from tdabench.seeds import make_generator
+from tdabench.stages.bench import Bench, load_images
+
+logger = logging.getLogger(__name__)
+
+
+def dataset(arguments: argparse.Namespace) -> None:
+    """Load the dataset into one file, after every setting of the experiment has been checked."""
+    experiment = load_experiment(arguments.experiment)
+    for name, method in experiment.methods.items():
+        instantiate(method, f"methods.{name}")
+    instantiate(experiment.model, "model")
+    source = instantiate(Component(path=experiment.data.source), "data.source")
+    with measure_cost() as cost:
+        images = source.load(arguments.data)
+    save_tensors(arguments.output, vars(images), make_record({"source": experiment.data.source}, cost=cost))
+
+
+def split(arguments: argparse.Namespace) -> None:
+    """Draw the attribution pool, the queries and the warm-up set of one repeat."""
+    experiment = load_experiment(arguments.experiment)
+    images = load_images(arguments.dataset)
+    stream = ("split", arguments.repeat)
+    indices = split_indices(
+        len(images.train_labels),
+        len(images.test_labels),
+        experiment.data,
+        generator=make_generator(experiment.seed, *stream),
+    )
+    record = make_record({"data": experiment.data}, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
+    save_tensors(arguments.output, indices, record)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one checkpoint on the whole attribution set."""
+    bench = Bench(arguments)
+    stream = ("checkpoint", arguments.repeat, arguments.train_size, arguments.checkpoint)
+    with measure_cost(bench.device) as cost:
+        generator = make_generator(bench.experiment.seed, *stream)
+        model = bench.retrain(bench.train, generator, description=f"train checkpoint {arguments.checkpoint}")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError(
+            f"Checkpoint {arguments.checkpoint} diverged: lower training.learning_rate "
+            f"({bench.experiment.training.learning_rate})."
+        )
+    save_tensors(arguments.output, model.state_dict(), bench.record(arguments, cost, stream=stream))
+
+
+def retrain(arguments: argparse.Namespace) -> None:
+    """Retrain on the subsets of one shard and keep every query's loss and margin."""
+    from tdabench.training.bank import fill_shard
+    from tdabench.training.losses import image_loss_and_margin
+
+    bench = Bench(arguments)
+    stream = ("bank", arguments.repeat, arguments.train_size)
+    with measure_cost(bench.device) as cost:
+        shard = fill_shard(
+            bench.train,
+            bench.query,
+            bench.experiment.bank,
+            shard=arguments.shard,
+            seed=bench.experiment.seed,
+            stream=stream,
+            retrain=bench.retrain,
+            measure=image_loss_and_margin,
+        )
+    diverged = int(shard["loss"].isnan().any(dim=2).sum())
+    if diverged:
+        logger.warning(
+            "%d of %d retrained models diverged; they are kept as NaN.", diverged, shard["loss"][..., 0].numel()
+        )
+    record = bench.record(arguments, cost, stream=stream, bank=bench.experiment.bank, diverged=diverged)
+    save_tensors(arguments.output, shard, record)
