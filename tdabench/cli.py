@@ -67,9 +67,43 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
     )
-    for stage in (methods, check):
+    for stage in (methods, check, *_add_bank_commands(stages)):
         stage.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _add_bank_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentParser]:
+    """Describe `tdabench bank`: banks as files that others can use."""
+    summary = "export, import or show a bank of retrained models, or score against it"
+    group = stages.add_parser("bank", help=summary).add_subparsers(dest="action", required=True, metavar="COMMAND")
+    export = group.add_parser("export", help="make one file of an experiment's shards")
+    export.add_argument("shards", type=Path, nargs="+", help="every shard: results/NAME/REPEAT/SIZE/bank/*.safetensors")
+    fetch = group.add_parser("import", help="make a bank of others' arrays, or put a bank into an experiment's results")
+    fetch.add_argument("sources", type=Path, nargs="+", help="a bank, kronfluence's folder, or files with arrays")
+    fetch.add_argument("--format", choices=("tdabench", "kronfluence", "arrays"), default="tdabench")
+    fetch.add_argument("--masks", default="masks", help="arrays: name of the masks, (subset, train) (default: masks)")
+    fetch.add_argument("--losses", default="losses", help="arrays: name of the losses, (subset[, retrain], query)")
+    fetch.add_argument("--num-train", type=int, help="arrays: masks are lists of indices into so many examples")
+    fetch.add_argument("--averaged", type=int, help="retrains whose mean each loss is (kronfluence: 5, arrays: 1)")
+    fetch.add_argument("--tuning-queries", type=int, default=0, help="the last so many queries are not scored")
+    fetch.add_argument("--into", type=Path, help="put the bank into results/NAME/REPEAT/SIZE instead")
+    fetch.add_argument("--experiment", type=Path, help="with --into: the YAML file, whose settings must agree")
+    for command in (export, fetch):
+        command.add_argument("--output", type=Path, required=command is export, help="bank to write, never overwritten")
+        command.add_argument("--dataset", type=Path, help="file of `dataset` (default: the one of the results)")
+        command.add_argument("--split", type=Path, help="file of `split` (default: the one of the results)")
+    show = group.add_parser("show", help="describe a bank")
+    score = group.add_parser("score", help="compare scores with a bank: LDS, interval, ceiling")
+    for command in (show, score):
+        command.add_argument("bank", type=Path)
+    score.add_argument("--scores", type=Path, nargs="+", action="extend", required=True, help=".npy, .safetensors, ...")
+    score.add_argument("--name", default="scores", help="array to take of a file with several (default: scores)")
+    score.add_argument("--negate", action="store_true", help="the scores are positive where an example harms")
+    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    score.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    score.add_argument("--seed", type=int, help="of the bootstrap and the random scores (default: the bank's, or 0)")
+    score.add_argument("--output", type=Path, help="table to write, as CSV")
+    return [export, fetch, show, score]
 
 
 def _add_stage(

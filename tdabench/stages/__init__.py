@@ -1,6 +1,7 @@
 """One function a stage: where the rooms meet. Load, call one function of a room, save."""
 
 from tdabench.stages.attribution import attribute as attribute
+from tdabench.stages.banks import bank as bank
 from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods
 from tdabench.stages.judgement import evaluate as evaluate
