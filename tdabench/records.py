@@ -77,9 +77,10 @@ def load_record(path: Path | str) -> dict[str, Any]:
         return load_json(path)["record"]
     with _open(path) as file:
         metadata = file.metadata() or {}
-    if "record" not in metadata:
+    record = json.loads(metadata.get("record", "null"))
+    if not isinstance(record, dict):
         raise ValueError(f"{path} has no record: it was not written by tdabench.")
-    return json.loads(metadata["record"])
+    return record
 
 
 def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ def restore_shards(
             "`tdabench bank score`."
         )
     _check_experiment(bank.record, folder, experiment)
-    for role, path in (("dataset", dataset), ("split", split)):
+    for role, path in (("split", split), ("dataset", dataset)):  # Snakemake makes both for the split
         _check_input(bank.record["hashes"], role, path)
     paths = [folder / "bank" / f"{shard}.safetensors" for shard in range(experiment.bank.shards)]
     parts = []

@@ -36,6 +36,8 @@ def read_scores(paths: Sequence[Path], bank: Bank, *, name: str, negate: bool) -
     scores = {}
     for path in paths:
         arrays = read_arrays([path])
+        if not arrays:
+            raise ValueError(f"{path} has no scores: the method couldn't run. Leave it out.")
         values = next(iter(arrays.values())) if len(arrays) == 1 else pick(arrays, name, "--name")
         _check_scores(values, bank, path)
         values = values if values.is_floating_point() else values.double()
@@ -87,11 +89,19 @@ def describe_bank(bank: Bank, *, agreement: float, ceiling: float) -> str:
         "agreement": f"{agreement:.3f}" if agreement == agreement else "— (needs 2 retrains)",
         "ceiling": f"{ceiling:.3f}" if ceiling == ceiling else "—",
         "seed, stream": f"{record.get('seed', '—')}, {record.get('stream', '—')}",
-        "settings": json.dumps({**record["settings"], "bank": record["bank"]}) if record.get("settings") else "—",
         "commits": ", ".join(map(str, record.get("commits", []))) or "—",
         **{f"hash of {name}": value for name, value in record["hashes"].items() if value},
     }
-    return pd.Series(lines, name="").to_markdown(disable_numparse=True)
+    table = pd.Series(lines, name="").to_markdown(disable_numparse=True)
+    if not record.get("settings"):
+        return table
+    return f"{table}\n\nsettings: {json.dumps({**record['settings'], 'bank': record.get('bank')})}"
+
+
+def format_scores(table: pd.DataFrame) -> str:
+    """Make the table of ``score_bank`` readable: Markdown, three digits, a dash for what is missing."""
+    text = table.astype(object).map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
+    return text.mask(table.isna(), "—").to_markdown(index=False, disable_numparse=True)
 
 
 def _count_tied(loss: Tensor) -> int:

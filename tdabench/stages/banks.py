@@ -56,8 +56,8 @@ def _restore(arguments: argparse.Namespace) -> None:
     paths = restore_shards(made, arguments.into, experiment, shard_subsets, dataset=dataset, split=split)
     names = " ".join(map(str, paths))
     sys.stdout.write(
-        f"Wrote {names}: `snakemake {experiment.name}` uses them. If it made other ones there before, say first\n"
-        f"    snakemake --cleanup-metadata {names}\n"
+        f"Wrote {names}. `snakemake {experiment.name}` will not retrain. Tell it first that they are of today's "
+        f"settings, so that it notices when these change:\n    snakemake --touch --force {names}\n"
     )
 
 
@@ -90,7 +90,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _score(arguments: argparse.Namespace) -> None:
     from tdabench.banks.file import load_bank
-    from tdabench.banks.score import read_scores, score_bank
+    from tdabench.banks.score import format_scores, read_scores, score_bank
     from tdabench.evaluation.evaluate import evaluate_scores
     from tdabench.settings import EvaluationSettings
 
@@ -100,7 +100,7 @@ def _score(arguments: argparse.Namespace) -> None:
     table = score_bank(known, scores, settings, evaluate_scores, seed=arguments.seed)
     if arguments.output is not None:
         save_text(arguments.output, table.to_csv(index=False, float_format="%.6f"))
-    sys.stdout.write(table.to_markdown(index=False, floatfmt=".3f", missingval="—") + "\n")
+    sys.stdout.write(format_scores(table) + "\n")
 
 
 def _write_description(made: Any, path: Path) -> None:
