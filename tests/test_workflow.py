@@ -708,6 +708,65 @@ def test_a_checkpoint_that_diverged_is_a_clear_error(here, capsys):
     assert not Path("checkpoint.safetensors").exists()
 
 
+# A bank that was made elsewhere
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "bank.safetensors"
+    shards = sorted(map(str, (finished.results / "0/120/bank").iterdir()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(finished.path)
+        assert cli.main(["bank", "export", *shards, "--output", str(path)]) == 0
+    sys.modules.pop("pausing", None)
+    return path
+
+
+def _put_in_place(place: Place, bank: Path) -> None:
+    done = subprocess.run(
+        ["tdabench", "bank", "import", bank, "--into", CELL_OF_PLACE, "--experiment", "experiments/tiny.yaml"],
+        cwd=place.path, env=_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    command = done.stdout.splitlines()[-1].split()  # the one that it asks for
+    assert command[:3] == ["snakemake", "--touch", "--force"]
+    touched = place.snakemake(*command[1:])
+    assert touched.returncode == 0, touched.stderr
+
+
+CELL_OF_PLACE = "results/tiny/0/120"
+
+
+@pytest.mark.slow
+def test_an_exported_bank_that_is_put_back_gives_the_same_tables_and_retrains_nothing(finished, exported, tmp_path):
+    place = finished.copy(tmp_path / "place")
+    for folder in ("0/120/bank", "0/120/lds", "tables", "figures"):
+        shutil.rmtree(place.results / folder)
+    _put_in_place(place, exported)
+
+    done = place.snakemake("--cores", "1", "tiny")
+
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout + done.stderr) == EVALUATION
+    for name in ("lds.csv", "cost.csv", "lds.md"):
+        table = place.results / "tables" / name
+        assert table.read_bytes() == (finished.results / "tables" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_colleague_who_imports_a_bank_needs_no_retraining_until_its_settings_change(exported, tmp_path):
+    place = make_place(tmp_path / "place")
+    assert place.snakemake("--cores", "1", "results/tiny/0/split.safetensors").returncode == 0
+    _put_in_place(place, exported)
+
+    planned = place.plan()
+    place.change("fraction: 0.5", "fraction: 0.4")
+    then = place.plan()
+
+    assert planned == MODELS - BANK
+    assert then == MODELS
+
+
 # Form
 
 
