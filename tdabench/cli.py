@@ -56,6 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train-size", type=int, required=True)
     evaluate.add_argument("--scores", type=Path, required=True)
     evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    agree = _add_stage(stages, "agree", "compare every two methods' scores", repeat=True)
+    agree.add_argument("--train-size", type=int, required=True)
+    agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
     methods = stages.add_parser("methods", help="list the built-in methods")
