@@ -60,6 +60,11 @@ def agreements_of(wildcards):
     ]
 
 
+def properties_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return [f"results/{experiment.name}/properties/{method}.json" for method in experiment.methods]
+
+
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
 container: "tdabench.sif"
 
@@ -202,11 +207,25 @@ rule agree:
         " --split {input.split} --scores {input.scores} --output {output} > {log} 2>&1"
 
 
+rule properties:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+    output:
+        "results/{experiment}/properties/{method}.json",
+    log:
+        "results/{experiment}/logs/properties-{method}.log",
+    params:
+        settings=settings_of("properties"),
+    shell:
+        "tdabench properties {input.experiment} --method {wildcards.method} --output {output} > {log} 2>&1"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         evaluations=evaluations_of,
         agreements=agreements_of,
+        properties=properties_of,
     output:
         lds="results/{experiment}/tables/lds.csv",
         cost="results/{experiment}/tables/cost.csv",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tdabench.config import Experiment
 from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
-from tdabench.report.comparison import write_agreement
+from tdabench.report.comparison import write_agreement, write_paper_tables, write_properties
 from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
 from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
 
@@ -45,6 +45,8 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         for suffix in ("png", "pdf"):
             save_figure(folder / "figures" / f"{name}.{suffix}", figure)
     write_agreement(experiment, folder, list(ranked["method"]), over_repeats)
+    write_properties(experiment, folder)
+    write_paper_tables(folder, lds, ranked)
     _write_record(experiment, folder, cells)
     warnings = [
         f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"

@@ -1,15 +1,14 @@
 """The stages that compare methods with each other, and find their properties."""
 
 import argparse
-import logging
+import dataclasses
 
 import torch
 
+from tdabench.components import instantiate
 from tdabench.config import load_experiment
 from tdabench.records import load_record, load_tensors, make_record, save_json
 from tdabench.seeds import make_generator
-
-logger = logging.getLogger(__name__)
 
 
 def agree(arguments: argparse.Namespace) -> None:
@@ -40,3 +39,23 @@ def agree(arguments: argparse.Namespace) -> None:
             generator=make_generator(experiment.seed, *stream),
         )
     save_json(arguments.output, {"pairs": pairs, "methods": list(scores), "left_out": left_out}, record)
+
+
+def properties(arguments: argparse.Namespace) -> None:
+    """Find a method's properties on made-up problems; needs neither data nor a checkpoint."""
+    from tdabench.properties.checks import PROPERTIES, find_properties
+
+    torch.set_num_threads(1)
+    experiment = load_experiment(arguments.experiment)
+    if arguments.method not in experiment.methods:
+        known = ", ".join(experiment.methods)
+        raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
+    component = experiment.methods[arguments.method]
+    attributor = instantiate(component, f"methods.{arguments.method}")
+    findings = find_properties(attributor, num_models=experiment.checkpoints, seed=experiment.seed)
+    rows = [
+        {"property": entry.key, "title": entry.title, **dataclasses.asdict(findings[entry.key]), "how": entry.how}
+        for entry in PROPERTIES
+    ]
+    record = make_record({"method": component, "checkpoints": experiment.checkpoints}, seed=experiment.seed)
+    save_json(arguments.output, {"method": arguments.method, "properties": rows}, record)
