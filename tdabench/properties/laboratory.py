@@ -40,6 +40,11 @@ class Instrument(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and note it."""
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # here operations arrive that are made of others
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         result = func(*args, **kwargs)
         operation = func.overloadpacket
         if operation is torch.ops.aten.convolution:

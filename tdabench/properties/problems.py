@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Examples, Problem
-from tdabench.seeds import make_generator
+from tdabench.seeds import isolated_random_state, make_generator
 
 # Pixels of the flat problem that only flat examples light up, one a group.
 GROUPS = 16
@@ -44,10 +44,11 @@ class FalseCurvature(nn.Module):
 
     .. math:: y = x + \tfrac{c}{2} (x - \bar x)^2, \qquad \bar x = x \text{ held fixed}
 
-    Whoever only takes first derivatives, anywhere, finds no difference; whoever differentiates twice does.
+    Whoever only takes first derivatives, anywhere, finds no difference, exactly; whoever differentiates twice does, so
+    much that it can't be overlooked.
     """
 
-    def __init__(self, curvature: float = 10.0) -> None:
+    def __init__(self, curvature: float = 1e6) -> None:
         super().__init__()
         self.curvature = curvature
 
@@ -106,7 +107,8 @@ def make_flat_problem(workspace: Path, *, curved: bool, num_models: int = 1, see
     """
     generator = make_generator(seed, "flat problem")
     pixels, units, others = 64, 8, 192
-    hidden, output = nn.Linear(pixels, units, bias=False), nn.Linear(units, 2, bias=False)
+    with isolated_random_state(generator):
+        hidden, output = nn.Linear(pixels, units, bias=False), nn.Linear(units, 2, bias=False)
     weight = torch.randn(units, pixels, generator=generator) / pixels**0.5
     weight[:, :GROUPS] = 0
     hidden.weight.data, output.weight.data = weight, torch.tensor([[0.1], [-0.1]]).expand(2, units).clone()
@@ -149,12 +151,11 @@ def make_token_problem(workspace: Path, *, num_models: int = 1, seed: int = 0) -
     """
     generator = make_generator(seed, "token problem")
     vocabulary, features = 12, 8
-    embedding, output = nn.Embedding(vocabulary, features), nn.Linear(features, vocabulary)
-    for parameter in (*embedding.parameters(), *output.parameters()):
-        parameter.data = torch.randn(parameter.shape, generator=generator) / features**0.5
+    with isolated_random_state(generator):
+        model = nn.Sequential(nn.Embedding(vocabulary, features), nn.Linear(features, vocabulary)).eval()
     train, query = ({"input_ids": torch.randint(vocabulary, (count, 6), generator=generator)} for count in (10, 3))
     return Problem(
-        models=(nn.Sequential(embedding, output).eval(),) * num_models,
+        models=(model,) * num_models,
         loss=lambda model, examples: next_token_losses(model, examples).mean(dim=1),
         token_loss=next_token_losses,
         train=train,
