@@ -18,7 +18,7 @@ from tdabench.config import Experiment, load_experiment, read_yaml
 from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "report")
+STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "properties", "report")
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
     "repeats": 2,
@@ -469,9 +469,9 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (("seed", 4), {"split", "train", "retrain", "attribute", "evaluate", "agree"}),
+        (("seed", 4), {"split", "train", "retrain", "attribute", "evaluate", "agree", "properties"}),
         (("repeats", 3), {"report"}),
-        (("checkpoints", 3), set()),
+        (("checkpoints", 3), {"properties"}),
         (("data", "source", "tdabench.data.cifar10:CIFAR10"), {"dataset", "split"}),
         (("data", "train_sizes", [100, 300]), {"report"}),
         (("data", "queries", 21), {"split"}),
@@ -481,7 +481,7 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("model", "width", 5), {"train", "retrain"}),
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
-        (("methods", "gradsim", "damping", 0.1), {"attribute"}),
+        (("methods", "gradsim", "damping", 0.1), {"attribute", "properties"}),
         (("evaluation", "confidence", 0.8), {"evaluate", "agree"}),
         (("evaluation", "top", 5), {"agree"}),
     ],
@@ -498,7 +498,8 @@ def test_a_change_of_one_method_concerns_no_other(tmp_path):
     changed = load_experiment(_write(tmp_path, _changed("methods", "gradsim", "damping", 0.1)))
     before = load_experiment(_write(tmp_path, EXPERIMENT))
 
-    assert changed.stage_settings("attribute", "random") == before.stage_settings("attribute", "random")
+    for stage in ("attribute", "properties"):
+        assert changed.stage_settings(stage, "random") == before.stage_settings(stage, "random")
 
 
 def test_every_setting_of_an_experiment_is_in_some_stage(tmp_path):
@@ -521,6 +522,7 @@ def test_an_unknown_stage_is_an_error(tmp_path):
     ("place", "stage"),
     [
         (("methods", "random", "attributor"), "attribute"),
+        (("methods", "random", "attributor"), "properties"),
         (("model", "builder"), "train"),
         (("data", "source"), "dataset"),
     ],

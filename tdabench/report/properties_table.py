@@ -20,9 +20,7 @@ def make_properties_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         rows: With ``holds`` as true, false or none.
     """
     table = pd.DataFrame(list(rows), columns=list(PROPERTY_COLUMNS))
-    return table.assign(
-        holds=[ANSWERS[holds] for holds in table["holds"].astype(object).where(table["holds"].notna(), None)]
-    )
+    return table.assign(holds=[ANSWERS[None if pd.isna(holds) else bool(holds)] for holds in table["holds"]])
 
 
 def cross_properties(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
@@ -33,9 +31,9 @@ def cross_properties(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
     """
     signs = table.assign(holds=table["holds"].map(SIGNS)).pivot(index="property", columns="method", values="holds")
     signs = signs.reindex(index=list(titles), columns=list(dict.fromkeys(table["method"])))
-    signs = signs.rename(columns=lambda method: LABELS.get(method, method))
+    signs = signs.set_axis([LABELS.get(method, method) for method in signs.columns], axis=1)
     signs.insert(0, "Property", list(titles.values()))
-    return signs.reset_index(drop=True).rename_axis(columns=None)
+    return signs.reset_index(drop=True)
 
 
 def describe_properties(table: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
