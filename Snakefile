@@ -45,6 +45,26 @@ def evaluations_of(wildcards):
     ]
 
 
+def scores_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
+    return [f"{folder}/scores/{method}.safetensors" for method in experiment.methods]
+
+
+def agreements_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return [
+        f"results/{experiment.name}/{repeat}/{train_size}/agreement.json"
+        for repeat in range(experiment.repeats)
+        for train_size in experiment.data.train_sizes
+    ]
+
+
+def properties_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return [f"results/{experiment.name}/properties/{method}.json" for method in experiment.methods]
+
+
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
 container: "tdabench.sif"
 
@@ -171,10 +191,41 @@ rule evaluate:
         " --split {input.split} --scores {input.scores} --bank {input.bank} --output {output} > {log} 2>&1"
 
 
+rule agree:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores=scores_of,
+    output:
+        "results/{experiment}/{repeat}/{train_size}/agreement.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/agree.log",
+    params:
+        settings=settings_of("agree"),
+    shell:
+        "tdabench agree {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --split {input.split} --scores {input.scores} --output {output} > {log} 2>&1"
+
+
+rule properties:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+    output:
+        "results/{experiment}/properties/{method}.json",
+    log:
+        "results/{experiment}/logs/properties-{method}.log",
+    params:
+        settings=settings_of("properties"),
+    shell:
+        "tdabench properties {input.experiment} --method {wildcards.method} --output {output} > {log} 2>&1"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         evaluations=evaluations_of,
+        agreements=agreements_of,
+        properties=properties_of,
     output:
         lds="results/{experiment}/tables/lds.csv",
         cost="results/{experiment}/tables/cost.csv",

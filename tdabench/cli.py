@@ -56,6 +56,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train-size", type=int, required=True)
     evaluate.add_argument("--scores", type=Path, required=True)
     evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    agree = _add_stage(stages, "agree", "compare every two methods' scores", repeat=True)
+    agree.add_argument("--train-size", type=int, required=True)
+    agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
+    properties = _add_stage(stages, "properties", "find a method's properties by running it on made-up problems")
+    properties.add_argument("--method", required=True, help="its key in the experiment file")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
     methods = stages.add_parser("methods", help="list the built-in methods")

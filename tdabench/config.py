@@ -41,6 +41,11 @@ class Experiment:
                 raise ValueError(f"A name of a {what} has only a-z, 0-9 and _, got {name!r}.")
         if not self.methods:
             raise ValueError("methods must name at least one method.")
+        if self.evaluation.top >= min(self.data.train_sizes):
+            raise ValueError(
+                f"evaluation.top must be below the smallest of data.train_sizes ({min(self.data.train_sizes)}), "
+                f"got {self.evaluation.top}."
+            )
 
     def stage_settings(self, stage: str, method: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
@@ -59,18 +64,26 @@ class Experiment:
             "training": dataclasses.asdict(self.training),
             "reference": self.data.reference,
         }
+        evaluation = dataclasses.asdict(self.evaluation)
+        top = evaluation.pop("top")
         slices: dict[str, Any] = {
             "dataset": source,
             "split": {"source": source, **split},
             "train": training,
             "retrain": {**training, "bank": dataclasses.asdict(self.bank)},
-            "evaluate": {"seed": self.seed, "evaluation": dataclasses.asdict(self.evaluation)},
+            "evaluate": {"seed": self.seed, "evaluation": evaluation},
+            "agree": {"seed": self.seed, "evaluation": evaluation, "top": top, "methods": list(self.methods)},
             "report": {"methods": list(self.methods), "sizes": list(self.data.train_sizes), "repeats": self.repeats},
         }
         if method is not None:
             slices["attribute"] = {
                 "seed": self.seed,
                 "reference": self.data.reference,
+                "method": describe(self.methods[method]),
+            }
+            slices["properties"] = {
+                "seed": self.seed,
+                "checkpoints": self.checkpoints,
                 "method": describe(self.methods[method]),
             }
         if stage not in slices:

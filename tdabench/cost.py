@@ -86,6 +86,12 @@ def phase(name: str) -> Iterator[None]:
         meter.switch(outer)
 
 
+def current_phase() -> str | None:
+    """Name the phase that is being measured; None outside every ``measure_cost``."""
+    meter = _CURRENT.get()
+    return None if meter is None else meter.name
+
+
 class _Meter:
     """Charge what passes between two switches to the phase that was on."""
 

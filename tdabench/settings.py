@@ -125,13 +125,15 @@ class EvaluationSettings:
     Attributes:
         resamples: Bootstrap resamples, over subsets and queries together.
         confidence: Of the intervals, in (0, 1).
+        top: Most helpful and most harmful examples of a query that two methods are compared on.
     """
 
     resamples: int = 1000
     confidence: float = 0.95
+    top: int = 10
 
     def __post_init__(self) -> None:
-        require_at_least("evaluation", self, resamples=100)
+        require_at_least("evaluation", self, resamples=100, top=1)
         if not 0 < self.confidence < 1:
             raise ValueError(f"evaluation.confidence must lie in (0, 1), got {self.confidence}.")
 

@@ -85,17 +85,20 @@ def _check_self_influence(name: str, scores: Float[Tensor, "query train"]) -> No
 
 
 def make_image_problem(
-    workspace: Path, *, num_train: int = 144, num_query: int = 24, num_models: int = 2, seed: int = 0
+    workspace: Path, *, num_train: int = 144, num_query: int = 24, num_models: int = 2, width: int = 4, seed: int = 0
 ) -> Problem:
     """Make a classification problem of 8x8 images in four noisy classes, with small trained networks.
 
     Args:
         workspace: An empty folder.
+        width: Channels of the networks' convolution.
     """
     generator = make_generator(seed, "problem")
     patterns = torch.randn(4, 1, 8, 8, generator=generator)
     train, query = (_draw_images(patterns, count, generator) for count in (num_train, num_query))
-    models = tuple(_train_small(train, make_generator(seed, "problem", "model", index)) for index in range(num_models))
+    models = tuple(
+        _train_small(train, width, make_generator(seed, "problem", "model", index)) for index in range(num_models)
+    )
     return Problem(models=models, loss=_cross_entropy, train=train, query=query, reference=train, workspace=workspace)
 
 
@@ -139,10 +142,10 @@ def _draw_images(patterns: Tensor, count: int, generator: torch.Generator) -> Ex
     return {"image": images.to(memory_format=torch.channels_last), "label": labels}
 
 
-def _train_small(train: Examples, generator: torch.Generator) -> nn.Module:
+def _train_small(train: Examples, width: int, generator: torch.Generator) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed() % 2**31)
-        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4))
+        model = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9 * width, 4))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(30):
         optimizer.zero_grad()

@@ -66,7 +66,10 @@ def test_the_installed_command_gives_help_without_importing_torch():
     assert "torch" not in imported
 
 
-@pytest.mark.parametrize("stage", ["dataset", "split", "train", "retrain", "attribute", "evaluate", "report", "check"])
+@pytest.mark.parametrize(
+    "stage",
+    ["dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "properties", "report", "check"],
+)
 def test_every_stage_has_help(capsys, stage):
     with pytest.raises(SystemExit) as stop:
         cli.main([stage, "--help"])

@@ -18,7 +18,7 @@ from tdabench.config import Experiment, load_experiment, read_yaml
 from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "report")
+STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "properties", "report")
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
     "repeats": 2,
@@ -37,7 +37,7 @@ EXPERIMENT: dict[str, Any] = {
         "random": {"attributor": "tdabench.attributors.baselines:Random"},
         "gradsim": {"attributor": "tdabench.attributors.kronfluence:Kronfluence", "strategy": "identity"},
     },
-    "evaluation": {"resamples": 100, "confidence": 0.9},
+    "evaluation": {"resamples": 100, "confidence": 0.9, "top": 20},
 }
 
 
@@ -91,7 +91,7 @@ def test_every_value_of_a_file_arrives_in_its_place(tmp_path):
                 path="tdabench.attributors.kronfluence:Kronfluence", settings={"strategy": "identity"}
             ),
         },
-        evaluation=EvaluationSettings(resamples=100, confidence=0.9),
+        evaluation=EvaluationSettings(resamples=100, confidence=0.9, top=20),
     )
 
 
@@ -196,7 +196,7 @@ def test_every_class_of_a_built_in_experiment_can_be_instantiated(path):
         (("data", "train_size"), "source, train_sizes, queries, tuning_queries, warmup, reference"),
         (("training", "lr"), "optimizer, epochs, batch_size, learning_rate"),
         (("bank", "alpha"), "subsets, fraction, sampling, retrains, shards"),
-        (("evaluation", "bootstrap"), "resamples, confidence"),
+        (("evaluation", "bootstrap"), "resamples, confidence, top"),
     ],
 )
 def test_an_unknown_key_names_itself_and_the_known_ones(tmp_path, place, known):
@@ -315,6 +315,11 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
         (("bank", "shards", 0), r"bank\.shards must be at least 1, got 0"),
         (("bank", "shards", 7), r"bank\.shards must be at most bank\.subsets \(6\), got 7"),
         (("evaluation", "resamples", 99), r"evaluation\.resamples must be at least 100, got 99"),
+        (("evaluation", "top", 0), r"evaluation\.top must be at least 1, got 0"),
+        (
+            ("evaluation", "top", 100),
+            r"evaluation\.top must be below the smallest of data\.train_sizes \(100\), got 100",
+        ),
         (("evaluation", "confidence", 1), r"evaluation\.confidence must lie in \(0, 1\), got 1"),
         (("evaluation", "confidence", 0), r"evaluation\.confidence must lie in \(0, 1\), got 0"),
         (("methods", {}), "methods must name at least one method"),
@@ -464,9 +469,9 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (("seed", 4), {"split", "train", "retrain", "attribute", "evaluate"}),
+        (("seed", 4), {"split", "train", "retrain", "attribute", "evaluate", "agree", "properties"}),
         (("repeats", 3), {"report"}),
-        (("checkpoints", 3), set()),
+        (("checkpoints", 3), {"properties"}),
         (("data", "source", "tdabench.data.cifar10:CIFAR10"), {"dataset", "split"}),
         (("data", "train_sizes", [100, 300]), {"report"}),
         (("data", "queries", 21), {"split"}),
@@ -476,8 +481,9 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("model", "width", 5), {"train", "retrain"}),
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
-        (("methods", "gradsim", "damping", 0.1), {"attribute"}),
-        (("evaluation", "confidence", 0.8), {"evaluate"}),
+        (("methods", "gradsim", "damping", 0.1), {"attribute", "properties"}),
+        (("evaluation", "confidence", 0.8), {"evaluate", "agree"}),
+        (("evaluation", "top", 5), {"agree"}),
     ],
 )
 def test_a_change_concerns_exactly_the_stages_whose_result_depends_on_it(tmp_path, change, concerned):
@@ -492,7 +498,8 @@ def test_a_change_of_one_method_concerns_no_other(tmp_path):
     changed = load_experiment(_write(tmp_path, _changed("methods", "gradsim", "damping", 0.1)))
     before = load_experiment(_write(tmp_path, EXPERIMENT))
 
-    assert changed.stage_settings("attribute", "random") == before.stage_settings("attribute", "random")
+    for stage in ("attribute", "properties"):
+        assert changed.stage_settings(stage, "random") == before.stage_settings(stage, "random")
 
 
 def test_every_setting_of_an_experiment_is_in_some_stage(tmp_path):
@@ -515,6 +522,7 @@ def test_an_unknown_stage_is_an_error(tmp_path):
     ("place", "stage"),
     [
         (("methods", "random", "attributor"), "attribute"),
+        (("methods", "random", "attributor"), "properties"),
         (("model", "builder"), "train"),
         (("data", "source"), "dataset"),
     ],

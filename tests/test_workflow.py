@@ -192,7 +192,8 @@ def each(rule: str, *names: str | int) -> set[str]:
 
 BANK = each("retrain", 0, 1)
 EVALUATION = {*each("evaluate", *METHODS), "report"}
-MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION}
+MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION, "agree"}
+PROPERTIES = each("properties", *METHODS)
 
 
 # One whole run
@@ -216,7 +217,7 @@ def finished(run: tuple[Place, str]) -> Place:
 def test_a_run_makes_every_job_once(run):
     _, terminal = run
 
-    assert jobs(terminal) == {"dataset", "split", *MODELS}
+    assert jobs(terminal) == {"dataset", "split", *MODELS, *PROPERTIES}
 
 
 def test_the_lds_table_has_its_columns_and_a_row_for_each_repeat_size_and_method(finished):
@@ -265,8 +266,8 @@ def test_a_run_draws_every_figure_as_png_and_pdf(finished):
     starts = {path.name: path.read_bytes()[:4] for path in (finished.results / "figures").iterdir()}
 
     assert starts == {
-        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost")},
-        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost")},
+        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost", "agreement")},
+        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost", "agreement")},
     }
 
 
@@ -278,10 +279,45 @@ def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
         for path in files
         if path.suffix in (".safetensors", ".json")
     }
-    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1
+    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 3 + 1
     assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
     assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
     assert not [path for path in files if "partial" in path.name]
+
+
+def test_the_agreement_table_has_a_row_for_each_pair_of_methods(finished):
+    header = finished.read("results/tiny/tables/agreement.csv").splitlines()[0]
+
+    rows = finished.table("agreement.csv")
+    assert header == (
+        "experiment,repeat,train_size,first,second,rank_correlation,rank_low,rank_high,overlap,overlap_low,"
+        "overlap_high,top,queries,harmful_overlap,harmful_low,harmful_high,nan_queries"
+    )
+    pairs = [("gradsim", "random"), ("gradsim", "bif"), ("random", "bif")]
+    assert [(row["repeat"], row["first"], row["second"]) for row in rows] == [
+        (repeat, *pair) for repeat in ("0", "all") for pair in pairs
+    ]
+    assert {(row["top"], row["queries"]) for row in rows} == {("10", "30")}
+    found = {(row["first"], row["second"]): float(row["rank_correlation"]) for row in rows[:3]}
+    assert found["gradsim", "bif"] > 0.1 > abs(found["gradsim", "random"])
+
+
+def test_the_properties_table_has_an_answer_for_each_method_and_property(finished):
+    rows = finished.table("properties.csv")
+
+    assert list(rows[0]) == ["experiment", "method", "property", "holds", "measured", "how"]
+    assert [row["method"] for row in rows] == [method for method in METHODS for _ in range(6)]
+    found = {(row["method"], row["property"]): row["holds"] for row in rows}
+    assert (found["bif", "higher_order"], found["gradsim", "higher_order"]) == ("yes", "no")
+    assert (found["bif", "architecture_agnostic"], found["gradsim", "architecture_agnostic"]) == ("yes", "no")
+    assert all(row["measured"] and row["how"] for row in rows)
+
+
+def test_a_run_writes_the_tables_for_a_paper(finished):
+    tables = {path.name for path in (finished.results / "tables").iterdir()}
+
+    assert {f"{name}.{suffix}" for name in ("lds", "cost", "properties") for suffix in ("csv", "md", "tex")} <= tables
+    assert "\\textbf{" in finished.read("results/tiny/tables/lds.tex")
 
 
 def test_the_bank_has_every_subset_once(finished):
@@ -317,21 +353,27 @@ def place(planned: Place) -> Iterator[Place]:
         ("# Real digits, as few as possible.", "# Another comment, at another time.", set()),
         ("fraction: 0.5", "fraction: 0.4", BANK | EVALUATION),
         ("epochs: 2", "epochs: 3", MODELS),
-        ("step_size: 1e-4", "step_size: 2e-4", {"attribute bif", "evaluate bif", "report"}),
-        ("resamples: 100", "resamples: 200", EVALUATION),
+        ("step_size: 1e-4", "step_size: 2e-4", {"attribute bif", "evaluate bif", "properties bif", "agree", "report"}),
+        ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
+        ("resamples: 100", "resamples: 100, top: 5", {"agree", "report"}),
         (" queries: 30", " queries: 31", {"split"} | MODELS),
-        ("checkpoints: 1", "checkpoints: 2", {"train 1", *each("attribute", *METHODS), *EVALUATION}),
+        (
+            "checkpoints: 1",
+            "checkpoints: 2",
+            {"train 1", *each("attribute", *METHODS), *EVALUATION, "agree", *PROPERTIES},
+        ),
         (
             "train_sizes: [120]",
             "train_sizes: [120, 100]",
-            {f"{job[: job.find(' ')]} 100{job[job.find(' ') :]}" for job in MODELS - {"report"}} | {"report"},
+            {f"{job[: job.find(' ')]} 100{job[job.find(' ') :]}" for job in MODELS - {"agree", "report"}}
+            | {"agree 100", "report"},
         ),
         (
             "methods:\n",
             'methods:\n  null_too: {attributor: "tdabench.attributors.baselines:Random"}\n',
-            {"attribute null_too", "evaluate null_too", "report"},
+            {"attribute null_too", "evaluate null_too", "properties null_too", "agree", "report"},
         ),
-        ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"report"}),
+        ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"agree", "report"}),
     ],
     ids=lambda value: value.strip().partition("\n")[0][:40] if isinstance(value, str) else "",
 )
@@ -380,8 +422,8 @@ def test_a_method_of_ones_own_is_a_file_and_a_line_and_reruns_nothing_else(exten
     ran = jobs(extended.with_fault.stdout + extended.with_fault.stderr)
     then = jobs(extended.without.stdout + extended.without.stderr)
 
-    assert ran == {"attribute mine", "attribute broken", "evaluate mine"}
-    assert then == {"report"}
+    assert ran == {"attribute mine", "attribute broken", "evaluate mine", "properties mine", "properties broken"}
+    assert then == {"agree", "report"}
     assert len(MINE.splitlines()) == 12
     for method in METHODS:
         assert extended.place.rows(method) == finished.rows(method)
@@ -404,7 +446,7 @@ def test_a_method_of_ones_own_that_is_edited_is_run_again_alone(extended):
     planned = extended.place.plan()
     extended.place.write("mine.py", MINE)
 
-    assert planned == {"attribute mine", "evaluate mine", "report"}
+    assert planned == {"attribute mine", "evaluate mine", "properties mine", "agree", "report"}
 
 
 def test_a_method_with_a_fault_leaves_the_others_finished(extended):
@@ -416,6 +458,13 @@ def test_a_method_with_a_fault_leaves_the_others_finished(extended):
     assert scores == {*METHODS, "mine"}
     assert (extended.place.results / "0/120/lds/mine.json").exists()
     assert extended.without.returncode == 0
+
+
+def test_a_method_with_a_fault_has_properties_that_say_so(extended):
+    found = load_json(extended.place.results / "properties/broken.json")["properties"]
+
+    assert {row["property"]: row["holds"] for row in found if row["holds"] is not None} == {"per_token": False}
+    assert {row["measured"] for row in found if row["holds"] is None} == {"RuntimeError: the plug-in has a fault"}
 
 
 def test_a_method_with_a_fault_names_its_error_in_its_log(extended):
@@ -607,6 +656,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scores = f"{CELL}/scores/{method}.safetensors"
             _must("attribute", scores, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
             _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
+            _must("properties", f"results/properties/{method}.json", "--method", method)
+        scores = [f"{CELL}/scores/{method}.safetensors" for method in ("trak", "random")]
+        _must("agree", f"{CELL}/agreement.json", *OF_A_SIZE, "--scores", *scores)
         _must("report", "results")
     sys.modules.pop("fragile", None)
     return folder
@@ -667,6 +719,30 @@ def test_a_method_that_cannot_run_has_a_row_that_says_why_and_no_number(odd):
         assert "120" in row["status"]
     assert "unsupported: TRAK needs" in (odd / "results/tables/lds.md").read_text()
     assert all(row["lds"] for row in _odd_rows(odd, "random"))
+
+
+def test_a_method_that_cannot_run_is_left_out_of_the_agreement_and_named(odd):
+    agreement = load_json(odd / CELL / "agreement.json")
+
+    assert agreement["pairs"] == []
+    assert agreement["methods"] == ["random"]
+    assert agreement["left_out"]["trak"].startswith("unsupported: TRAK needs ")
+    assert (odd / "results/tables/agreement.csv").read_text().count("\n") == 1
+    assert (odd / "results/figures/agreement.png").exists()
+
+
+def test_a_check_that_cannot_run_is_a_dash_with_its_reason(odd):
+    table = (odd / "results/tables/properties.md").read_text()
+
+    assert "Not run, Hessian-free of TRAK: TRAK needs a proj_dim above 100" in table
+    assert re.search(r"\| Hessian-free +\| — ", table)
+
+
+def test_properties_of_a_method_that_is_not_there_are_a_clear_error(here, capsys):
+    (here / "tiny.yaml").write_text(EXPERIMENT.replace(*PLAIN))
+
+    assert _stage("properties", "absent.json", "--method", "absent") == 1
+    assert "There is no method absent in tiny.yaml; there are gradsim, random, bif." in capsys.readouterr().err
 
 
 def test_retrains_that_diverge_are_kept_as_nan_and_counted_in_the_table(odd):

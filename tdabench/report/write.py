@@ -7,6 +7,7 @@ import pandas as pd
 
 from tdabench.config import Experiment
 from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
+from tdabench.report.comparison import write_agreement, write_paper_tables, write_properties
 from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
 from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
 
@@ -30,7 +31,8 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         [row for cell in cells for row in _method_costs(experiment, folder, *cell)]
         + _ground_truth_costs(experiment, folder)
     )
-    summary = summarise(lds, cost).to_markdown(index=False, disable_numparse=True)
+    ranked = summarise(lds, cost)
+    summary = ranked.to_markdown(index=False, disable_numparse=True)
     save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
     save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
     save_text(folder / "tables" / "lds.md", summary + "\n")
@@ -42,6 +44,9 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     for name, figure in figures.items():
         for suffix in ("png", "pdf"):
             save_figure(folder / "figures" / f"{name}.{suffix}", figure)
+    write_agreement(experiment, folder, list(ranked["method"]), over_repeats)
+    write_properties(experiment, folder)
+    write_paper_tables(folder, lds, ranked)
     _write_record(experiment, folder, cells)
     warnings = [
         f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"

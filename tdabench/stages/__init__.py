@@ -4,6 +4,8 @@ from tdabench.stages.attribution import attribute as attribute
 from tdabench.stages.banks import bank as bank
 from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods
+from tdabench.stages.comparison import agree as agree
+from tdabench.stages.comparison import properties as properties
 from tdabench.stages.judgement import evaluate as evaluate
 from tdabench.stages.judgement import report as report
 from tdabench.stages.truth import dataset as dataset

@@ -1,0 +1,190 @@
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from tdabench.evaluation import agreement
+from tdabench.evaluation.agreement import agree_by_query, compare_methods
+from tdabench.seeds import make_generator
+
+NAMES = ("first", "second", "third")
+
+
+def _draw_scores(*, queries: int = 7, train: int = 40, levels: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Draw three methods' scores around a common part; with ``levels``, rounded so that many tie."""
+    generator = make_generator(seed, "scores")
+    common = torch.randn(queries, train, generator=generator)
+    scores = {name: common + torch.randn(queries, train, generator=generator) for name in NAMES}
+    return {name: (values * levels).round() / levels if levels else values for name, values in scores.items()}
+
+
+def _compare(scores: dict[str, Tensor], **changes) -> list[dict]:
+    settings = {"top": 5, "num_scored": 7, "resamples": 200, "confidence": 0.95, **changes}
+    return compare_methods(scores, generator=make_generator(0, "bootstrap"), **settings)
+
+
+@pytest.mark.parametrize("levels", [None, 2], ids=["no ties", "ties"])
+def test_the_correlation_is_spearmans_over_train_examples(levels):
+    scores = _draw_scores(levels=levels)
+
+    found = agree_by_query(scores, top=5).correlation
+
+    for index, pair in enumerate(itertools.combinations(NAMES, 2)):
+        for query in range(7):
+            expected = stats.spearmanr(*(scores[name][query] for name in pair)).statistic
+            assert found[query, index].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_overlap_is_the_share_that_both_tops_have():
+    scores = _draw_scores()
+
+    found = agree_by_query(scores, top=5)
+
+    for sign, overlap in ((1, found.helpful), (-1, found.harmful)):
+        tops = {
+            name: [set((sign * row).argsort(descending=True)[:5].tolist()) for row in values]
+            for name, values in scores.items()
+        }
+        for index, (first, second) in enumerate(itertools.combinations(NAMES, 2)):
+            expected = [len(a & b) / 5 for a, b in zip(tops[first], tops[second], strict=True)]
+            assert overlap[:, index].tolist() == pytest.approx(expected)
+
+
+def test_ties_at_the_last_place_share_it_as_if_broken_by_lot():
+    first = torch.tensor([[4.0, 3.0, 3.0, 3.0, 1.0, 0.0]])
+    second = torch.tensor([[5.0, 4.0, 4.0, 0.0, 0.0, 0.0]])
+    lots = [
+        len({0, *a} & {0, b}) / 2 for a in itertools.combinations((1, 2, 3), 1) for b in (1, 2)
+    ]  # each method's place 2 by lot
+
+    found = agree_by_query({"first": first, "second": second}, top=2).helpful
+
+    assert found.item() == pytest.approx(sum(lots) / len(lots))
+
+
+def test_random_rankings_overlap_by_k_over_n_and_do_not_correlate():
+    generator = make_generator(0, "null")
+    scores = {name: torch.randn(4000, 50, generator=generator) for name in ("first", "second")}
+
+    found = agree_by_query(scores, top=10)
+
+    # One overlap is hypergeometric over 10; the mean of 4,000 has this standard error.
+    error = stats.hypergeom(50, 10, 10).std() / 10 / 4000**0.5
+    assert found.helpful.mean().item() == pytest.approx(10 / 50, abs=4 * error)
+    assert found.harmful.mean().item() == pytest.approx(10 / 50, abs=4 * error)
+    assert found.correlation.mean().item() == pytest.approx(0, abs=4 / (49 * 4000) ** 0.5)
+
+
+def test_a_method_with_constant_scores_has_no_correlation_and_the_overlap_of_chance():
+    scores = {**_draw_scores(), "second": torch.ones(7, 40)}
+
+    rows = {(row["first"], row["second"]): row for row in _compare(scores)}
+
+    for pair in (("first", "second"), ("second", "third")):
+        assert math.isnan(rows[pair]["rank_correlation"])
+        assert rows[pair]["nan_queries"] == 7
+        assert rows[pair]["overlap"] == pytest.approx(5 / 40)
+    assert rows["first", "third"]["nan_queries"] == 0
+
+
+def test_a_nan_query_is_left_out_of_the_mean_and_counted():
+    scores = _draw_scores()
+    scores["first"][2] = 0
+    kept = [0, 1, 3, 4, 5, 6]
+
+    row = _compare(scores)[0]
+
+    expected = agree_by_query({name: values[kept] for name, values in scores.items()}, top=5).correlation[:, 0].mean()
+    assert row["nan_queries"] == 1
+    assert row["queries"] == 7
+    assert row["rank_correlation"] == pytest.approx(expected.item())
+
+
+def test_equal_methods_agree_entirely_and_opposite_ones_not_at_all():
+    values = _draw_scores()["first"]
+
+    same, opposite, _ = _compare({"one": values, "same": 3 * values + 1, "opposite": -values})
+
+    assert [same[name] for name in ("rank_correlation", "overlap", "harmful_overlap")] == pytest.approx([1, 1, 1])
+    assert [opposite[name] for name in ("rank_correlation", "overlap", "harmful_overlap")] == pytest.approx([-1, 0, 0])
+
+
+def test_helpful_and_harmful_examples_are_told_apart():
+    first, second = torch.arange(20.0)[None], torch.arange(20.0)[None].clone()
+    second[0, :10] = second[0, :10].flip(0)  # agrees on the helpful half, not on the harmful one
+
+    row = _compare({"first": first, "second": second}, num_scored=1)[0]
+
+    assert row["overlap"] == 1
+    assert row["harmful_overlap"] == 0
+
+
+def test_tuning_queries_do_not_count():
+    scores = _draw_scores(queries=12)
+    changed = {name: torch.cat([values[:7], -values[7:].flip(1)]) for name, values in scores.items()}
+
+    assert _compare(scores) == _compare(changed)
+    assert _compare(scores)[0]["queries"] == 7
+
+
+def test_the_number_of_queries_in_a_block_changes_nothing(monkeypatch):
+    scores = _draw_scores(levels=3)
+    whole = _compare(scores)
+
+    monkeypatch.setattr(agreement, "BLOCK_SCORES", 2 * 3 * 40)
+
+    assert _compare(scores) == whole
+
+
+def test_the_interval_is_that_of_scipys_bootstrap_over_queries():
+    scores = _draw_scores(queries=60)
+    by_query = agree_by_query(scores, top=5)
+
+    row = _compare(scores, num_scored=60, resamples=4000)[0]
+
+    for values, low, high in (
+        (by_query.correlation, "rank_low", "rank_high"),
+        (by_query.helpful, "overlap_low", "overlap_high"),
+        (by_query.harmful, "harmful_low", "harmful_high"),
+    ):
+        sample = values[:, 0].numpy()
+        expected = stats.bootstrap((sample,), _mean, n_resamples=4000, method="percentile", rng=0).confidence_interval
+        tolerance = 0.1 * sample.std() / 60**0.5 + 1 / 300  # an overlap moves in steps of 1 / (top * queries)
+        assert (row[low], row[high]) == pytest.approx(tuple(expected), abs=tolerance)
+
+
+def _mean(values, axis):
+    return values.mean(axis=axis)
+
+
+def test_the_confidence_widens_the_interval():
+    narrow, wide = (_compare(_draw_scores(), confidence=confidence)[0] for confidence in (0.5, 0.99))
+
+    assert wide["rank_low"] < narrow["rank_low"] < narrow["rank_correlation"] < narrow["rank_high"] < wide["rank_high"]
+
+
+@pytest.mark.parametrize("top", [0, 40])
+def test_a_top_that_is_empty_or_everything_is_an_error(top):
+    with pytest.raises(ValueError, match=rf"below the number of training examples \(40\), got {top}\."):
+        _compare(_draw_scores(), top=top)
+
+
+def test_one_method_is_an_error():
+    with pytest.raises(ValueError, match=r"at least 2 methods, got 1: \['first'\]"):
+        _compare({"first": torch.ones(7, 40)})
+
+
+def test_scores_of_different_shapes_are_an_error(unchecked_types):
+    with pytest.raises(ValueError, match=r"one shape .*\(7, 40\).*\(7, 39\)"):
+        _compare({"first": torch.ones(7, 40), "second": torch.ones(7, 39)})
+
+
+def test_scores_that_are_not_finite_are_an_error():
+    scores = _draw_scores()
+    scores["second"][3, 4] = torch.nan
+
+    with pytest.raises(ValueError, match="finite scores; not so: second"):
+        _compare(scores)

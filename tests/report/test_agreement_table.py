@@ -1,0 +1,122 @@
+import itertools
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from scipy import stats
+
+from tdabench.evaluation.intervals import over_repeats
+from tdabench.report.agreement_table import make_agreement_table, plot_agreement
+
+METHODS = ("bif", "ekfac", "mine")
+COLUMNS = (
+    "experiment,repeat,train_size,first,second,rank_correlation,rank_low,rank_high,overlap,overlap_low,overlap_high,"
+    "top,queries,harmful_overlap,harmful_low,harmful_high,nan_queries"
+)
+
+
+def _rows(repeats: int = 2, sizes: tuple[int, ...] = (100, 200)) -> list[dict[str, Any]]:
+    """Give rows whose rank correlation says which repeat, size and pair they are of."""
+    return [
+        {
+            "experiment": "tiny", "repeat": repeat, "train_size": size, "first": first, "second": second,
+            "rank_correlation": 0.1 * (index + 1) + 0.01 * repeat + size / 10_000, "rank_low": 0.0, "rank_high": 0.5,
+            "overlap": 0.3 + 0.1 * repeat, "overlap_low": 0.2, "overlap_high": 0.5, "top": 10, "queries": 20,
+            "harmful_overlap": 0.25, "harmful_low": 0.2, "harmful_high": 0.3, "nan_queries": 1,
+        }
+        for repeat in range(repeats)
+        for size in sizes
+        for index, (first, second) in enumerate(itertools.combinations(METHODS, 2))
+    ]  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return make_agreement_table(rows, lambda means: over_repeats(means, 0.9))
+
+
+def _cells(figure: Figure, panel: int) -> dict[tuple[str, str], str]:
+    """Read a matrix back: what is written in the cell of a row and a column."""
+    axes = figure.axes[panel]
+    rows, columns = (
+        [label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())
+    )
+    return {
+        (rows[round(text.get_position()[1])], columns[round(text.get_position()[0])]): text.get_text()
+        for text in axes.texts
+    }
+
+
+def test_the_table_has_its_columns_and_a_row_over_repeats_for_each_size_and_pair():
+    table = _table(_rows())
+
+    assert ",".join(table.columns) == COLUMNS
+    assert table["repeat"].tolist() == ["0"] * 6 + ["1"] * 6 + ["all"] * 6
+    assert table["train_size"].tolist()[-6:] == [100, 100, 100, 200, 200, 200]
+
+
+def test_the_row_over_repeats_is_the_mean_with_students_interval():
+    table = _table(_rows())
+
+    row = table[table["repeat"] == "all"].iloc[0]
+    values = [0.11, 0.12]
+    expected = stats.t.interval(0.9, 1, loc=0.115, scale=stats.sem(values))
+    assert row["rank_correlation"] == pytest.approx(0.115)
+    assert (row["rank_low"], row["rank_high"]) == pytest.approx(expected)
+    assert row["overlap"] == pytest.approx(0.35)
+    assert (row["queries"], row["nan_queries"], row["top"]) == (40, 2, 10)
+
+
+def test_the_row_over_a_single_repeat_is_that_repeats_own():
+    table = _table(_rows(repeats=1, sizes=(100,)))
+
+    one, over = table.iloc[0], table.iloc[3]
+    assert (one["repeat"], over["repeat"]) == ("0", "all")
+    assert over.drop("repeat").equals(one.drop("repeat"))
+
+
+def test_a_measure_that_one_repeat_lacks_is_the_mean_of_the_others():
+    rows = _rows(sizes=(100,))
+    rows[0]["rank_correlation"] = None
+
+    over = _table(rows).iloc[6]
+
+    assert over["rank_correlation"] == pytest.approx(0.12)
+    assert math.isnan(over["rank_low"])
+
+
+def test_the_figure_writes_the_values_at_the_largest_size_in_the_order_of_the_ranking():
+    figure = plot_agreement(_table(_rows(repeats=1)), ["mine", "absent", "ekfac", "bif"])
+
+    assert _cells(figure, 0) == {("EK-FAC", "mine"): "0.32", ("BIF", "mine"): "0.22", ("BIF", "EK-FAC"): "0.12"}
+    assert _cells(figure, 1) == dict.fromkeys(_cells(figure, 0), "0.30")
+    assert "n = 200" in figure.get_suptitle()
+    assert "10 most helpful" in figure.axes[1].get_title(loc="left")
+    assert "0.05" in figure.axes[1].get_xlabel()
+
+
+def test_a_missing_value_is_a_dash_and_a_tiny_negative_one_is_no_minus_zero():
+    rows = _rows(repeats=1, sizes=(100,))
+    rows[0]["rank_correlation"], rows[1]["rank_correlation"] = None, -0.001
+
+    cells = _cells(plot_agreement(_table(rows), METHODS), 0)
+
+    assert cells["EK-FAC", "BIF"] == "—"
+    assert cells["mine", "BIF"] == "0.00"
+
+
+def test_a_negative_value_is_written_with_a_minus():
+    rows = [{**row, "rank_correlation": -0.25} for row in _rows(repeats=1)]
+
+    assert set(_cells(plot_agreement(_table(rows), METHODS), 0).values()) == {"−0.25"}
+
+
+def test_without_a_pair_the_table_is_empty_and_the_figure_says_so():
+    table = _table([])
+
+    figure = plot_agreement(table, ["bif"])
+
+    assert len(table) == 0
+    assert ",".join(table.columns) == COLUMNS
+    assert [text.get_text() for text in figure.texts] == ["fewer than two methods have scores"]
