@@ -1,6 +1,7 @@
 """Result files: the only place that reads or writes them. Tensors and their record share one file, whole or absent."""
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -32,6 +33,7 @@ def make_record(
     """
     record: dict[str, Any] = {
         "settings": settings,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **details,
         "inputs": {str(path): hash_file(path) for path in inputs},
         "versions": _versions(),
@@ -107,6 +109,20 @@ def load_json(path: Path | str) -> dict[str, Any]:
 def save_text(path: Path | str, text: str) -> None:
     """Write a table, atomically."""
     _write_atomically(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def load_table(path: Path | str) -> Any:
+    """Read a table as a ``pandas.DataFrame``; ``repeat`` is text, since it may be ``all``.
+
+    Raises:
+        ValueError: If it is no CSV table.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype={"repeat": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV table ({error}): delete it and run the workflow again.") from error
 
 
 def save_figure(path: Path | str, figure: Any) -> None:

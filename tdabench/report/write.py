@@ -1,4 +1,4 @@
-"""Write an experiment's tables and figures from its result files."""
+"""Write an experiment's tables, figures and page from its result files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,12 @@ import pandas as pd
 from tdabench.config import Experiment
 from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
 from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
+from tdabench.report.page import load_material, render_page
 from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
 
 
 def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
-    """Write ``tables/*.csv``, ``tables/lds.md``, ``figures/*.png|pdf`` and a record; give the text for a terminal.
+    """Write ``tables/*.csv``, ``tables/lds.md``, ``figures/*.png|pdf``, a record, ``report.html``; give a terminal's text.
 
     Args:
         folder: The experiment's folder of results.
@@ -43,6 +44,7 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         for suffix in ("png", "pdf"):
             save_figure(folder / "figures" / f"{name}.{suffix}", figure)
     _write_record(experiment, folder, cells)
+    save_text(folder / "report.html", render_page(load_material(experiment, folder)))
     warnings = [
         f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"
         for row in rows
@@ -50,7 +52,7 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     ]
     lines = [f"\n{experiment.name}\n", summary, ""]
     lines += [f"- {line}" for line in warnings]
-    lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/\n")
+    lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html\n")
     return "\n".join(lines)
 
 
