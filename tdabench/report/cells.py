@@ -19,15 +19,19 @@ HEADERS = {
     "lds": "LDS",
     "p_value": "p",
     "p_holm": "p (Holm)",
-    "peak_host_bytes": "memory (MB)",
-    "peak_device_bytes": "device memory (MB)",
-    "disk_bytes": "disk (MB)",
-    "seconds": "seconds",
-    "cpu_seconds": "CPU seconds",
+    "peak_host_bytes": "Memory (MB)",
+    "peak_device_bytes": "Device memory (MB)",
+    "disk_bytes": "Disk (MB)",
+    "cpu_seconds": "CPU (s)",
     "nan_queries": "NaN queries",
 }
+# Always three decimals, so that they stand below one another.
+SCORES = {
+    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "ceiling_low", "ceiling_high", "agreement",
+    "agreement_low", "agreement_high", "difference", "bootstrap_low", "bootstrap_high", "null_low", "null_high",
+}  # fmt: skip
 # The bank and the checkpoints stand in the cost table beside the methods.
-GROUND_TRUTH = {"bank": "the bank (ground truth)", "checkpoints": "checkpoints"}
+GROUND_TRUTH = {"bank": "Bank of retrained models", "checkpoints": "Checkpoints"}
 
 Styles = Mapping[str, Mapping[str, str]]
 
@@ -110,6 +114,8 @@ def format_number(value: float, column: str = "") -> str:
         text = "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}"
     elif column.endswith("seconds"):
         text = _short(value)
+    elif column in SCORES:
+        text = f"{value:.3f}".replace("-0.000", "0.000")
     elif float(value).is_integer():
         text = f"{value:,.0f}"
     elif 0.001 <= abs(value) < 100:
@@ -135,8 +141,13 @@ def make_table(frame: pd.DataFrame, styles: Styles, caption: str) -> Table:
         tuple(_cell(value, *how, styles) for value, *how in zip(row, columns, is_number, strict=True))
         for row in kept.itertuples(index=False, name=None)
     ]
-    headers = tuple(HEADERS.get(column, column.replace("_", " ")) for column in columns)
-    return Table(caption=caption, headers=headers, rows=tuple(rows), note=note)
+    return Table(caption=caption, headers=tuple(header_of(column) for column in columns), rows=tuple(rows), note=note)
+
+
+def header_of(column: str) -> str:
+    """Give the words for a column's name."""
+    words = column.replace("_", " ")
+    return HEADERS.get(column, words[:1].upper() + words[1:])
 
 
 def over_repeats(table: pd.DataFrame) -> pd.DataFrame:
@@ -197,4 +208,6 @@ def _is_missing(value: Any) -> bool:
 
 
 def _short(value: float) -> str:
+    if 0 < value < 0.05:
+        return "< 0.1"
     return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.1f}"

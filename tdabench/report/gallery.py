@@ -16,7 +16,8 @@ QUERIES = 6
 NEIGHBOURS = 5
 # So many pictures of neighbours at most: with many methods there are fewer queries.
 MOST_NEIGHBOURS = 600
-SHOWN_SIDE = 60  # CSS pixels, about
+# CSS pixels, about: of neighbours, of the query.
+SHOWN_SIDE, QUERY_SIDE = 60, 96
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,13 @@ class Gallery:
     Attributes:
         columns: Images in a row of the sheet.
         shown: Side of an image on the page, in CSS pixels: a whole multiple of its own, so that small ones stay sharp.
+        shown_query: The same, of a query.
     """
 
     sheet: bytes
     columns: int
     shown: int
+    shown_query: int
     train_size: int
     repeat: int
     queries: tuple[QueryImages, ...]
@@ -111,31 +114,39 @@ def load_gallery(experiment: Experiment, folder: Path, repeat: int = 0) -> Galle
     count = max(1, min(QUERIES, MOST_NEIGHBOURS // (2 * NEIGHBOURS * len(experiment.methods))))
     chosen = choose_queries(data["test_labels"][split["query"]], count)
     tiles = _Tiles(data, record.get("label_names") or [])
-    queries = split["query"][chosen].tolist()
-    shown = {query: tiles.tile("test", query) for query in queries}
-    neighbours: dict[int, list[Neighbours]] = {query: [] for query in queries}
-    for method in experiment.methods:
-        path = folder / str(repeat) / str(size) / "scores" / f"{method}.safetensors"
-        scores, status = load_tensors(path).get("scores"), load_record(path)["status"]
-        for place, query in zip(chosen.tolist(), queries, strict=True):
-            if scores is None:
-                neighbours[query].append(Neighbours(method=method, reason=status))
-                continue
-            label = int(data["test_labels"][query])
-            helpful, harmful = (
-                tuple(tiles.tile("train", int(split["pool"][one]), scores[place, one].item(), label) for one in end)
-                for end in extreme_examples(scores[place])
-            )
-            neighbours[query].append(Neighbours(method=method, helpful=helpful, harmful=harmful))
+    asked = [tiles.tile("test", index) for index in split["query"][chosen].tolist()]
+    scores = folder / str(repeat) / str(size) / "scores"
+    rows = [_neighbours(tiles, scores / f"{method}.safetensors", split, chosen) for method in experiment.methods]
     sheet, side = tiles.sheet()
     return Gallery(
         sheet=sheet,
         columns=min(COLUMNS, len(tiles.places)),
         shown=side * max(1, round(SHOWN_SIDE / side)),
+        shown_query=side * max(1, round(QUERY_SIDE / side)),
         train_size=size,
         repeat=repeat,
-        queries=tuple(QueryImages(tile=shown[query], neighbours=tuple(neighbours[query])) for query in queries),
+        queries=tuple(
+            QueryImages(tile=tile, neighbours=tuple(row[place] for row in rows)) for place, tile in enumerate(asked)
+        ),
     )
+
+
+def _neighbours(
+    tiles: _Tiles, path: Path, split: dict[str, Tensor], chosen: Int[Tensor, " chosen"]
+) -> list[Neighbours]:
+    """Give a row of images for each chosen query, from the file of one method's scores."""
+    scores, status = load_tensors(path).get("scores"), load_record(path)["status"]
+    if scores is None:
+        return [Neighbours(method=path.stem, reason=status)] * len(chosen)
+    rows = []
+    for place in chosen.tolist():
+        label = int(tiles.data["test_labels"][split["query"][place]])
+        helpful, harmful = (
+            tuple(tiles.tile("train", int(split["pool"][one]), scores[place, one].item(), label) for one in end)
+            for end in extreme_examples(scores[place])
+        )
+        rows.append(Neighbours(method=path.stem, helpful=helpful, harmful=harmful))
+    return rows
 
 
 def choose_queries(labels: Int[Tensor, " query"], count: int) -> Int[Tensor, " chosen"]:
@@ -159,5 +170,5 @@ def extreme_examples(scores: Float[Tensor, " train"], count: int = NEIGHBOURS) -
 
 def format_score(score: float) -> str:
     """Write a score in as few characters as two digits need."""
-    text = f"{score:,.0f}" if 100 <= abs(score) < 1e5 else f"{score:.2g}"
+    text = f"{score:,.0f}" if 100 <= abs(score) < 1e5 else f"{score:#.2g}".removesuffix(".")
     return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", MINUS)

@@ -1,16 +1,15 @@
 """The page's two main tables: the ranking of one size, and cost beside quality."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from tdabench.report.cells import (
     GROUND_TRUTH,
-    HEADERS,
     Cell,
     Styles,
     Table,
+    header_of,
     make_strips,
     method_cell,
     number_cell,
@@ -34,7 +33,7 @@ def rank_table(rows: pd.DataFrame, null: pd.DataFrame, styles: Styles, confidenc
             number_cell(row["lds"], "lds"),
             _interval_cell(row["low"], row["high"]),
             Cell(text="", order=None if strip is None else strip.value, is_number=True, strip=strip),
-            number_cell(row["standard_error"]),
+            number_cell(row["standard_error"], "standard_error"),
             number_cell(share, "share"),
         ]
         if nulls:
@@ -44,51 +43,72 @@ def rank_table(rows: pd.DataFrame, null: pd.DataFrame, styles: Styles, confidenc
         lines.append((*line, number_cell(row["queries"]), text_cell(row["status"])))
     ceiling = rows["ceiling"].dropna().astype(float)
     note = f"Ceiling {ceiling.mean():.3f} (the dashed line)." if len(ceiling) else ""
-    headers = (*headers, "Scored queries", "Status")
+    headers = (*headers, "Queries", "Status")
     return Table(caption=f"LDS at n = {size:,}", headers=headers, rows=tuple(lines), note=note)
 
 
 def _interval_cell(low: Any, high: Any) -> Cell:
-    first, last = number_cell(low), number_cell(high)
+    first, last = number_cell(low, "low"), number_cell(high, "high")
     if first.order is None or last.order is None:
         return Cell(text=first.text if first.order is None else last.text, is_number=True)
     return Cell(text=f"{first.text} to {last.text}", order=first.order, is_number=True)
 
 
 def cost_table(cost: pd.DataFrame, lds: pd.DataFrame | None, styles: Styles, size: int) -> Table:
-    """Make the table of one size: seconds by phase, memory and disk, best method first, the ground truth last."""
-    rows = cost[cost["train_size"] == size]
+    """Make the table of one size, best method first: LDS, seconds by phase, memory and disk."""
+    rows = cost[(cost["train_size"] == size) & ~cost["method"].isin(list(GROUND_TRUTH))]
     scores = {} if lds is None else dict(rank(lds, size)[["method", "lds"]].itertuples(index=False, name=None))
     phases = sorted(rows["phase"].dropna().unique(), key=lambda phase: (phase not in ("fit", "score"), phase))
-    sums, peaks = ["cpu_seconds", "disk_bytes"], ["peak_host_bytes", "peak_device_bytes"]
-    methods = sorted(rows["method"].unique(), key=lambda method: (method in GROUND_TRUTH, _descending(scores, method)))
+    columns = _measured(rows)
     lines = []
-    for method in methods:
+    for method in sorted(rows["method"].unique(), key=lambda method: _descending(scores.get(method))):
         own = rows[rows["method"] == method]
-        by_phase = [_mean(own[own["phase"] == phase], "seconds", "sum") for phase in phases]
+        seconds = [_mean(own[own["phase"] == phase], "seconds") for phase in phases]
         lines.append(
             (
                 method_cell(method, styles),
                 number_cell(scores.get(method), "lds"),
-                *(number_cell(seconds, "seconds") for seconds in by_phase),
-                number_cell(_mean(own, "seconds", "sum"), "seconds"),
-                *(number_cell(_mean(own, column, "sum"), column) for column in sums),
-                *(number_cell(_mean(own, column, "max"), column) for column in peaks),
+                *(number_cell(value, "seconds") for value in [*seconds, _mean(own, "seconds")]),
+                *(number_cell(_mean(own, column), column) for column in columns),
             )
         )
-    headers = ("Method", "LDS", *(f"{phase} (s)" for phase in phases), "Total (s)")
-    headers += tuple(HEADERS[column] for column in (*sums, *peaks))
+    headers = ("Method", "LDS", *(f"{header_of(phase)} (s)" for phase in phases), "Total (s)")
+    headers += tuple(header_of(column) for column in columns)
     return Table(caption=f"Cost at n = {size:,}", headers=headers, rows=tuple(lines))
 
 
-def _mean(parts: pd.DataFrame, column: str, how: str) -> float | None:
-    """Give the mean over repeats of the sum or the maximum over phases; nothing if nothing was measured."""
+def ground_truth_table(cost: pd.DataFrame) -> Table | None:
+    """Make the table of what retraining cost, if it is there: bank and checkpoints, a row each and size."""
+    rows = cost[cost["method"].isin(list(GROUND_TRUTH))]
+    if rows.empty:
+        return None
+    columns = ["seconds", *_measured(rows)]
+    lines = [
+        (
+            text_cell(GROUND_TRUTH[method]),
+            number_cell(size),
+            *(number_cell(_mean(own, column), column) for column in columns),
+        )
+        for (method, size), own in rows.groupby(["method", "train_size"], sort=True)
+    ]
+    headers = ("What", "n", "Train (s)", *(header_of(column) for column in columns[1:]))
+    return Table(caption="Cost of the ground truth", headers=headers, rows=tuple(lines))
+
+
+def _measured(rows: pd.DataFrame) -> list[str]:
+    """Give the columns of cost beside seconds; the device's memory only where there is any."""
+    columns = ["cpu_seconds", "peak_host_bytes", "peak_device_bytes", "disk_bytes"]
+    return [column for column in columns if column != "peak_device_bytes" or rows[column].fillna(0).gt(0).any()]
+
+
+def _mean(parts: pd.DataFrame, column: str) -> float | None:
+    """Give the mean over repeats: of sums over phases, of a peak the highest; nothing if nothing was measured."""
     known = parts[parts[column].notna()]
+    how = "max" if column.startswith("peak_") else "sum"
     return float(known.groupby("repeat")[column].agg(how).mean()) if len(known) else None
 
 
-def _descending(scores: Mapping[str, float], method: str) -> float:
-    score = scores.get(method)
+def _descending(score: float | None) -> float:
     return -score if score is not None and pd.notna(score) else float("inf")
 
 

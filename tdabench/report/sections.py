@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from tdabench.report.cells import Styles, Table, at, make_table, over_repeats
-from tdabench.report.quality import cost_table, rank_table
+from tdabench.report.quality import cost_table, ground_truth_table, rank_table
 from tdabench.report.summary import rank, sizes_of
 
 # Name of the table and of the figure: heading, how to read it.
@@ -153,6 +153,9 @@ def _cost(tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styl
         Part(title=f"n = {size:,}", table=cost_table(cost, lds, styles, size), is_open=place == 0)
         for place, size in enumerate(sizes_of(cost))
     ]
+    ground_truth = ground_truth_table(cost)
+    if ground_truth is not None:
+        parts.append(Part(title="The ground truth", table=ground_truth))
     return Section(
         name="cost",
         heading="Cost beside quality",

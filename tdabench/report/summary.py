@@ -17,11 +17,12 @@ def summarise_lead(lds: pd.DataFrame, pairs: pd.DataFrame | None, styles: Styles
         return "No method has an LDS."
     leader, place = ranked.iloc[0], f"n = {sizes[0]:,}"
     name = _label(leader["method"], styles)
-    sentence = f"{name} leads at {place} with an LDS of {format_number(leader['lds'])}{_share_of_ceiling(leader)}"
+    sentence = f"{name[:1].upper()}{name[1:]} leads at {place} with an LDS of {_score(leader['lds'])}"
+    sentence += _share_of_ceiling(leader)
     if len(ranked) == 1:
         return f"{sentence}; no other method has one."
     second = ranked.iloc[1]
-    gap = format_number(leader["lds"] - second["lds"])
+    gap = _score(leader["lds"] - second["lds"])
     sentence += f", {gap} above {_label(second['method'], styles)}"
     return f"{sentence}{_verdict(pairs, sizes[0], leader['method'], second['method'], confidence)}."
 
@@ -34,7 +35,7 @@ def summarise_other_sizes(lds: pd.DataFrame, styles: Styles) -> str:
         ranked = ranked[ranked["lds"].notna()]
         if len(ranked):
             leader = ranked.iloc[0]
-            parts.append(f"{_label(leader['method'], styles)} at n = {size:,} ({format_number(leader['lds'])})")
+            parts.append(f"{_label(leader['method'], styles)} at n = {size:,} ({_score(leader['lds'])})")
     return f"Leading at the other sizes: {', '.join(parts)}." if parts else ""
 
 
@@ -106,7 +107,7 @@ def _verdict(pairs: pd.DataFrame | None, size: int, leader: str, second: str, co
         # The table's first may be the second here: then the interval is the other way round.
         low, high = bounds if row["first"] == leader else (-bounds[1], -bounds[0])
         is_real = low > 0
-        because = f"paired interval {format_number(low)} to {format_number(high)}"
+        because = f"paired interval {_score(low)} to {_score(high)}"
     verdict = "a difference that is more than chance" if is_real else "a difference that may be chance"
     return f": {verdict} ({because})"
 
@@ -120,6 +121,10 @@ def _share_of_ceiling(row: pd.Series) -> str:
     if pd.isna(row.get("ceiling")) or row["ceiling"] <= 0:
         return ""
     return f" ({row['lds'] / row['ceiling']:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def _score(value: float) -> str:
+    return format_number(value, "lds")
 
 
 def _label(method: str, styles: Styles) -> str:

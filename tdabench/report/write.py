@@ -13,7 +13,7 @@ from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table
 
 
 def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
-    """Write ``tables/*.csv``, ``tables/lds.md``, ``figures/*.png|pdf``, a record, ``report.html``; give a terminal's text.
+    """Write ``tables/*.csv|md``, ``figures/*.png|pdf``, a record and ``report.html``; give the text for a terminal.
 
     Args:
         folder: The experiment's folder of results.
