@@ -151,7 +151,8 @@ def test_the_page_never_scrolls_sideways(opened, width):
         "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
     )
 
-    assert (page, window) == (width, width)
+    assert window == width, "a phone widens its window where something overflows"
+    assert page <= width
     assert boxes > 0, "wide tables scroll in their boxes"
 
 
