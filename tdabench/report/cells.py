@@ -11,7 +11,8 @@ from tdabench.report.figures import COLOURS, method_styles
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"
-MAX_ROWS = 200
+MOST_ROWS = 200
+LONG_TEXT = 28  # characters
 # Columns that hold the key of a method.
 METHOD_COLUMNS = ("method", "first", "second", "other")
 HEADERS = {
@@ -62,6 +63,11 @@ class Cell:
     is_number: bool = False
     colour: str | None = None
     strip: Strip | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the text is a sentence, which takes several lines."""
+        return len(self.text) > LONG_TEXT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +137,7 @@ def make_table(frame: pd.DataFrame, styles: Styles, caption: str) -> Table:
     columns = [column for column in shown.columns if column != "experiment"]
     if "repeat" in columns and set(shown["repeat"]) <= {"all"}:
         columns.remove("repeat")
-    kept = shown[columns].head(MAX_ROWS)
+    kept = shown[columns].head(MOST_ROWS)
     note = f"The first {len(kept):,} of {len(shown):,} rows." if len(kept) < len(shown) else ""
     is_number = [
         pd.api.types.is_numeric_dtype(kept[column]) and not pd.api.types.is_bool_dtype(kept[column])

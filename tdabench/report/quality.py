@@ -40,10 +40,11 @@ def rank_table(rows: pd.DataFrame, null: pd.DataFrame, styles: Styles, confidenc
             chance = nulls.get(row["method"], {})
             line += [_interval_cell(chance.get("null_low"), chance.get("null_high"))]
             line += [number_cell(chance.get("p_value"), "p_value")]
-        lines.append((*line, number_cell(row["queries"]), text_cell(row["status"])))
+        lines.append((*line, text_cell(row["status"])))
     ceiling = rows["ceiling"].dropna().astype(float)
-    note = f"Ceiling {ceiling.mean():.3f} (the dashed line)." if len(ceiling) else ""
-    headers = (*headers, "Queries", "Status")
+    note = f"{'; '.join(f'{int(count):,}' for count in rows['queries'].dropna().unique())} scored queries."
+    note += f" The ceiling (the dashed line) is {ceiling.mean():.3f}." if len(ceiling) else ""
+    headers = (*headers, "Status")
     return Table(caption=f"LDS at n = {size:,}", headers=headers, rows=tuple(lines), note=note)
 
 

@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -63,6 +63,7 @@ FIGURES = {
     "cost": "Wall-clock seconds of each method by phase, at every size",
 }
 RANKING_FIGURES = ("lds", "lds_by_repeat")
+SHORT = 12  # rows of a table that is never folded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,11 @@ class Section:
     how_to_read: str
     pictures: tuple[Picture, ...] = ()
     parts: tuple[Part, ...] = ()
+
+    @property
+    def short(self) -> str:
+        """The name in one or two words, for the list of sections."""
+        return self.name.replace("_", " ").capitalize()
 
 
 def make_sections(
@@ -169,10 +175,20 @@ def _cost(tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styl
 def _generic(name: str, table: pd.DataFrame | None, figure: bytes | None, styles: Styles) -> Section:
     heading = name.replace("_", " ").capitalize()
     heading, how_to_read = TEXTS.get(name, (heading, f"As it stands in tables/{name}.csv and figures/{name}.png."))
-    parts = ()
-    if table is not None:
-        made = make_table(table, styles, heading)
-        title = f"Table of {len(over_repeats(table)):,} rows"
-        parts = (Part(title=title, table=made, is_open=len(made.rows) <= 12),)
+    parts = () if table is None else tuple(_parts(table, styles, heading))
     pictures = () if figure is None else (make_picture(figure, name, heading),)
     return Section(name=name, heading=heading, how_to_read=how_to_read, pictures=pictures, parts=parts)
+
+
+def _parts(table: pd.DataFrame, styles: Styles, heading: str) -> Iterator[Part]:
+    """Fold a long table by size, the largest first and open; a short one is one part."""
+    shown = over_repeats(table)
+    sizes = sizes_of(shown) if "train_size" in shown.columns else []
+    if len(shown) <= SHORT or len(sizes) < 2:
+        title = f"Table ({len(shown):,} {'row' if len(shown) == 1 else 'rows'})"
+        yield Part(title=title, table=make_table(table, styles, heading), is_open=len(shown) <= 4 * SHORT)
+        return
+    for place, size in enumerate(sizes):
+        rows = shown[shown["train_size"] == size].drop(columns="train_size")
+        caption = f"{heading} at n = {size:,}"
+        yield Part(title=f"n = {size:,}", table=make_table(rows, styles, caption), is_open=place == 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import METHODS, make_cost, make_gallery, make_lds, make_material, make_pairs, make_tables
+from made_up import METHODS, make_cost, make_gallery, make_lds, make_material, make_null, make_pairs, make_tables
 from matplotlib.figure import Figure
 
 from tdabench.records import save_figure, save_json, save_tensors
@@ -107,7 +107,7 @@ def test_the_ranking_shows_interval_share_of_ceiling_and_what_chance_gives():
 
     assert first == [
         "1", "EK-FAC", "0.700", "0.660 to 0.740", "", "0.020", "83.3\N{NO-BREAK SPACE}%", "−0.031 to 0.029", "< 0.001",
-        "50", "ok",
+        "ok",
     ]  # fmt: skip
     assert last[:3] == ["4", "random", "0.400"]
 
@@ -123,7 +123,7 @@ def test_a_method_that_is_not_supported_is_last_without_numbers_and_with_its_rea
     parsed = page(tables={"lds": make_lds(unsupported=("ekfac",)), "cost": make_cost()})
 
     row = parsed.rows("LDS at n = 400")[-1]
-    assert row == ["—", "EK-FAC", "—", "—", "", "—", "—", "50", "unsupported: needs Linear layers"]
+    assert row == ["—", "EK-FAC", "—", "—", "", "—", "—", "unsupported: needs Linear layers"]
     assert "unsupported: needs Linear layers" in " ".join(parsed.texts("li"))
 
 
@@ -169,6 +169,17 @@ def test_settings_and_provenance_are_on_the_page():
     facts = dict(zip(parsed.texts("dt"), parsed.texts("dd"), strict=True))
     assert facts["torch"] == "2.11"
     assert "a" * 12 in facts["Commit of tdabench"]
+
+
+def test_a_long_table_is_folded_by_size_and_a_short_one_stays_whole():
+    many = tuple(f"method_{place}" for place in range(6))
+    tables = {"lds": make_lds(), "pairs": make_pairs(many), "null": make_null()}
+
+    parsed = page(tables=tables, figures={}, gallery=None)
+
+    assert parsed.texts("h3")[2:] == ["n = 400", "n = 100", "Table (8 rows)", "experiments/made_up.yaml"]
+    assert len(parsed.rows("Paired differences at n = 100")) == 15
+    assert len(parsed.rows("What chance gives")) == 8
 
 
 def test_the_gallery_has_a_row_for_every_method_and_the_reason_where_there_are_no_scores():
@@ -265,8 +276,8 @@ def test_a_page_with_fifty_methods_ranks_them_all_and_stays_small():
 
     parsed = Parsed(text)
     assert [row[1] for row in parsed.rows("LDS at n = 400")] == list(methods)
-    assert len(parsed.rows("Paired differences")) == 200
-    assert "The first 200 of 2,450 rows." in parsed.texts("p")
+    assert len(parsed.rows("Paired differences at n = 400")) == 200
+    assert "The first 200 of 1,225 rows." in parsed.texts("p")
     assert len(text.encode()) < 3_000_000
 
 
