@@ -122,7 +122,9 @@ def load_table(path: Path | str) -> Any:
     try:
         return pd.read_csv(path, dtype={"repeat": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV table ({error}): delete it and run the workflow again.") from error
+        raise ValueError(
+            f"{path} is no CSV table ({str(error).strip()}): delete it and run the workflow again."
+        ) from error
 
 
 def save_figure(path: Path | str, figure: Any) -> None:
