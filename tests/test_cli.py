@@ -132,7 +132,7 @@ def test_the_names_of_the_labels_are_kept_with_the_dataset(loaded):
 def test_a_dataset_of_an_earlier_version_has_no_names(here):
     labels = torch.zeros(2, dtype=torch.long)
     images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
-    parts = {"train_images": images, "test_images": images, "train_labels": labels, "test_labels": labels}
+    parts = {"train_images": images, "test_images": images + 1, "train_labels": labels, "test_labels": labels + 1}
     save_tensors("old.safetensors", {**parts, "mean": torch.zeros(1), "deviation": torch.ones(1)}, make_record({}))
 
     assert load_images(Path("old.safetensors")).label_names == ()
