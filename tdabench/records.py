@@ -68,6 +68,22 @@ def load_tensors(path: Path | str) -> dict[str, Any]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def load_rows(path: Path | str, name: str, rows: Sequence[int]) -> Any:
+    """Read some rows of a tensor, and not the others; ``None`` if the file has no such tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    import torch
+
+    with _open(path) as file:
+        if name not in file.keys():  # noqa: SIM118
+            return None
+        tensor = file.get_slice(name)
+        return torch.cat([tensor[row : row + 1] for row in rows])
+
+
 def load_record(path: Path | str) -> dict[str, Any]:
     """Read the record of a result file, without its tensors.
 

@@ -22,6 +22,7 @@ from tdabench.records import (
     hash_file,
     load_json,
     load_record,
+    load_rows,
     load_table,
     load_tensors,
     make_record,
@@ -394,3 +395,18 @@ def test_what_is_no_table_names_itself_and_the_remedy(tmp_path, content):
 
     with pytest.raises(ValueError, match=r"table.csv is no CSV table .*: delete it and run the workflow again"):
         load_table(path)
+
+
+def test_rows_of_a_tensor_are_read_in_the_order_asked_for(tmp_path):
+    scores = torch.arange(12.0).reshape(4, 3)
+    save_tensors(tmp_path / "scores.safetensors", {"scores": scores}, {})
+
+    rows = load_rows(tmp_path / "scores.safetensors", "scores", [3, 0])
+
+    assert rows.tolist() == [[9, 10, 11], [0, 1, 2]]
+    assert load_rows(tmp_path / "scores.safetensors", "others", [0]) is None
+
+
+def test_rows_of_an_absent_file_are_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no result file .*absent"):
+        load_rows(tmp_path / "absent.safetensors", "scores", [0])

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tdabench.config import Experiment
-from tdabench.records import load_record, load_tensors
+from tdabench.records import load_record, load_rows, load_tensors
 from tdabench.report.cells import MINUS
 from tdabench.report.sheet import COLUMNS, displayable, make_sheet
 
@@ -135,15 +135,15 @@ def _neighbours(
     tiles: _Tiles, path: Path, split: dict[str, Tensor], chosen: Int[Tensor, " chosen"]
 ) -> list[Neighbours]:
     """Give a row of images for each chosen query, from the file of one method's scores."""
-    scores, status = load_tensors(path).get("scores"), load_record(path)["status"]
+    scores, status = load_rows(path, "scores", chosen.tolist()), load_record(path)["status"]
     if scores is None:
         return [Neighbours(method=path.stem, reason=status)] * len(chosen)
     rows = []
-    for place in chosen.tolist():
-        label = int(tiles.data["test_labels"][split["query"][place]])
+    for query, row in zip(split["query"][chosen], scores, strict=True):
+        label = int(tiles.data["test_labels"][query])
         helpful, harmful = (
-            tuple(tiles.tile("train", int(split["pool"][one]), scores[place, one].item(), label) for one in end)
-            for end in extreme_examples(scores[place])
+            tuple(tiles.tile("train", int(split["pool"][one]), row[one].item(), label) for one in end)
+            for end in extreme_examples(row)
         )
         rows.append(Neighbours(method=path.stem, helpful=helpful, harmful=harmful))
     return rows
