@@ -86,6 +86,7 @@ for name in EXPERIMENTS:
         default_target: name == "lds_digits"
         input:
             f"results/{name}/tables/lds.csv",
+            f"results/{name}/report.html",
 
 
 rule dataset:
@@ -223,12 +224,48 @@ rule properties:
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/0/split.safetensors",
         evaluations=evaluations_of,
         agreements=agreements_of,
         properties=properties_of,
     output:
-        lds="results/{experiment}/tables/lds.csv",
-        cost="results/{experiment}/tables/cost.csv",
+        page=report(
+            "results/{experiment}/report.html",
+            caption="tdabench/report/captions/page.rst",
+            category="Summary",
+            labels={"experiment": "{experiment}", "what": "page"},
+        ),
+        lds=report(
+            "results/{experiment}/tables/lds.csv",
+            caption="tdabench/report/captions/lds.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "what": "LDS"},
+        ),
+        cost=report(
+            "results/{experiment}/tables/cost.csv",
+            caption="tdabench/report/captions/cost.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "what": "cost"},
+        ),
+        lds_figure=report(
+            "results/{experiment}/figures/lds.png",
+            caption="tdabench/report/captions/lds.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "LDS"},
+        ),
+        repeats_figure=report(
+            "results/{experiment}/figures/lds_by_repeat.png",
+            caption="tdabench/report/captions/lds_by_repeat.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "LDS by repeat"},
+        ),
+        cost_figure=report(
+            "results/{experiment}/figures/cost.png",
+            caption="tdabench/report/captions/cost.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "cost"},
+        ),
     log:
         "results/{experiment}/logs/report.log",
     params:

@@ -1,6 +1,7 @@
 """Result files: the only place that reads or writes them. Tensors and their record share one file, whole or absent."""
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -32,6 +33,7 @@ def make_record(
     """
     record: dict[str, Any] = {
         "settings": settings,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **details,
         "inputs": {str(path): hash_file(path) for path in inputs},
         "versions": _versions(),
@@ -64,6 +66,22 @@ def load_tensors(path: Path | str) -> dict[str, Any]:
     """
     with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def load_rows(path: Path | str, name: str, rows: Sequence[int]) -> Any:
+    """Read some rows of a tensor, and not the others; ``None`` if the file has no such tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    import torch
+
+    with _open(path) as file:
+        if name not in file.keys():  # noqa: SIM118
+            return None
+        tensor = file.get_slice(name)
+        return torch.cat([tensor[row : row + 1] for row in rows])
 
 
 def load_record(path: Path | str) -> dict[str, Any]:
@@ -108,6 +126,22 @@ def load_json(path: Path | str) -> dict[str, Any]:
 def save_text(path: Path | str, text: str) -> None:
     """Write a table, atomically."""
     _write_atomically(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def load_table(path: Path | str) -> Any:
+    """Read a table as a ``pandas.DataFrame``; ``repeat`` is text, since it may be ``all``.
+
+    Raises:
+        ValueError: If it is no CSV table.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype={"repeat": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is no CSV table ({str(error).strip()}): delete it and run the workflow again."
+        ) from error
 
 
 def save_figure(path: Path | str, figure: Any) -> None:

@@ -3,8 +3,10 @@
 import gc
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import hypothesis
@@ -91,3 +93,24 @@ def _example_gradients(model: nn.Module, loss: LossFn, examples: Examples) -> Te
         gradients = torch.autograd.grad(loss(model, take(examples, slice(index, index + 1))).sum(), trained)
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     return torch.stack(rows).double()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Give a Chromium without a window; without one, skip, or fail where ``TDABENCH_REQUIRE_BROWSER`` is 1."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        missing = pytest.fail if os.environ.get("TDABENCH_REQUIRE_BROWSER") == "1" else pytest.skip
+        missing("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # The driver's path is given, or selenium would look for one on the network.
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()

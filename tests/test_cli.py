@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tdabench import cli
+from tdabench.records import make_record, save_tensors
+from tdabench.stages.bench import load_images
 
 REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
@@ -123,6 +126,19 @@ def loaded(here):
     split = ["split", str(DIGITS), "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors"]
     assert cli.main(split) == 0
     return ["--repeat", "0", "--dataset", "dataset.safetensors", "--split", "split.safetensors"]
+
+
+def test_the_names_of_the_labels_are_kept_with_the_dataset(loaded):
+    assert load_images(Path("dataset.safetensors")).label_names == tuple("0123456789")
+
+
+def test_a_dataset_of_an_earlier_version_has_no_names(here):
+    labels = torch.zeros(2, dtype=torch.long)
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    parts = {"train_images": images, "test_images": images + 1, "train_labels": labels, "test_labels": labels + 1}
+    save_tensors("old.safetensors", {**parts, "mean": torch.zeros(1), "deviation": torch.ones(1)}, make_record({}))
+
+    assert load_images(Path("old.safetensors")).label_names == ()
 
 
 def test_an_unknown_method_names_the_known_ones(capsys, loaded):

@@ -1,6 +1,7 @@
 """Result files: what a record holds, and that a file is whole or absent."""
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
@@ -21,6 +22,8 @@ from tdabench.records import (
     hash_file,
     load_json,
     load_record,
+    load_rows,
+    load_table,
     load_tensors,
     make_record,
     save_figure,
@@ -138,6 +141,8 @@ def test_a_record_says_how_its_result_came_about(tmp_path):
     assert record["cost"]["fit"]["seconds"] >= 0
     assert record["device"].startswith("cpu")
     assert {"commit", "dirty", "python", "platform", "processor"} <= set(record)
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(record["date"])
+    assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=1)
 
 
 def test_a_record_without_cost_and_seed_names_neither():
@@ -371,3 +376,37 @@ def test_an_absent_tensor_file_says_who_makes_it(tmp_path, load, name):
 def test_an_absent_json_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lds\.json"):
         load_json(tmp_path / "lds.json")
+
+
+def test_a_table_is_read_with_repeats_as_text(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("repeat,lds\n0,0.5\n1,\n")
+
+    table = load_table(path)
+
+    assert table["repeat"].tolist() == ["0", "1"]
+    assert table["lds"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3\n1,2,3,4\n", b"a\n\xff\xfe\n"])
+def test_what_is_no_table_names_itself_and_the_remedy(tmp_path, content):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"table.csv is no CSV table .*: delete it and run the workflow again"):
+        load_table(path)
+
+
+def test_rows_of_a_tensor_are_read_in_the_order_asked_for(tmp_path):
+    scores = torch.arange(12.0).reshape(4, 3)
+    save_tensors(tmp_path / "scores.safetensors", {"scores": scores}, {})
+
+    rows = load_rows(tmp_path / "scores.safetensors", "scores", [3, 0])
+
+    assert rows.tolist() == [[9, 10, 11], [0, 1, 2]]
+    assert load_rows(tmp_path / "scores.safetensors", "others", [0]) is None
+
+
+def test_rows_of_an_absent_file_are_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no result file .*absent"):
+        load_rows(tmp_path / "absent.safetensors", "scores", [0])

@@ -271,6 +271,27 @@ def test_a_run_draws_every_figure_as_png_and_pdf(finished):
     }
 
 
+def test_a_run_makes_a_page_with_every_method_figure_and_some_images(finished):
+    page = finished.read("results/tiny/report.html")
+
+    assert page.count("data:image/png;base64,") == 3 + 1
+    assert all(label in page for label in ("GradSim", "random", "BIF", "Query 1: label 0"))
+    assert len(page) < 3_000_000
+
+
+def test_snakemakes_own_report_holds_tables_figures_and_page_with_captions(finished, tmp_path):
+    place = finished.copy(tmp_path / "place")
+    captions = Path("tdabench") / "report" / "captions"
+    shutil.copytree(REPOSITORY / captions, place.path / captions)
+
+    done = place.snakemake("tiny", "--report", "workflow.html")
+
+    assert done.returncode == 0, done.stderr
+    report = place.read("workflow.html")
+    assert all(f"results/tiny/{name}" in report for name in ("report.html", "tables/lds.csv", "figures/cost.png"))
+    assert "perfect predictor of the expected loss" in report
+
+
 def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
     files = [path for path in finished.results.rglob("*") if path.is_file() and "workspace" not in path.parts]
 
@@ -381,6 +402,16 @@ def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(pla
     place.change(old, new)
 
     assert place.plan() == expected
+
+
+@pytest.mark.parametrize("lost", ["report.html", "tables/lds.csv"])
+def test_a_part_of_the_report_that_is_lost_is_made_again_from_the_results(place, lost):
+    content = (place.results / lost).read_bytes()
+    (place.results / lost).unlink()
+    try:
+        assert place.plan() == {"report"}
+    finally:
+        (place.results / lost).write_bytes(content)
 
 
 def test_a_model_of_ones_own_that_is_edited_is_trained_again(place):

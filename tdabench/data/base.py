@@ -20,6 +20,10 @@ class ImageData:
     Attributes:
         mean: Mean of each channel, for pixels in [0, 1].
         deviation: Standard deviation of each channel.
+        label_names: What people call the labels, in order; empty if they have only numbers.
+
+    Raises:
+        ValueError: If there are names, but not for every label.
     """
 
     train_images: UInt8[Tensor, "train channel height width"]
@@ -28,6 +32,18 @@ class ImageData:
     test_labels: Int[Tensor, " test"]
     mean: Float[Tensor, " channel"]
     deviation: Float[Tensor, " channel"]
+    label_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        num_labels = 1 + max(int(labels.max()) for labels in (self.train_labels, self.test_labels))
+        if self.label_names and len(self.label_names) < num_labels:
+            raise ValueError(
+                f"label_names has {len(self.label_names)} names for {num_labels} labels: name every label, or none."
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what a result file holds; the names of the labels go into its record."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
         """Give normalised examples on a device, images channels last.

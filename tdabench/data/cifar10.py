@@ -37,7 +37,10 @@ class CIFAR10:
             parts[f"{name}_images"] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
             parts[f"{name}_labels"] = torch.tensor(part.targets)
         return ImageData(
-            **parts, mean=torch.tensor([0.4914, 0.4822, 0.4465]), deviation=torch.tensor([0.2470, 0.2435, 0.2616])
+            **parts,
+            mean=torch.tensor([0.4914, 0.4822, 0.4465]),
+            deviation=torch.tensor([0.2470, 0.2435, 0.2616]),
+            label_names=tuple(train.classes),
         )
 
 

@@ -28,4 +28,5 @@ class Digits:
             test_labels=labels[1297:],
             mean=torch.tensor([0.305]),
             deviation=torch.tensor([0.376]),
+            label_names=tuple(str(name) for name in digits.target_names),
         )

@@ -1,4 +1,4 @@
-"""Write an experiment's tables and figures from its result files."""
+"""Write an experiment's tables, figures and page from its result files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from tdabench.config import Experiment
 from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
 from tdabench.report.comparison import write_agreement, write_paper_tables, write_properties
 from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
+from tdabench.report.page import load_material, render_page
 from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
 
 
 def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
-    """Write ``tables/*.csv``, ``tables/lds.md``, ``figures/*.png|pdf`` and a record; give the text for a terminal.
+    """Write ``tables/*.csv|md``, ``figures/*.png|pdf``, a record and ``report.html``; give the text for a terminal.
 
     Args:
         folder: The experiment's folder of results.
@@ -48,6 +49,7 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     write_properties(experiment, folder)
     write_paper_tables(folder, lds, ranked)
     _write_record(experiment, folder, cells)
+    save_text(folder / "report.html", render_page(load_material(experiment, folder)))
     warnings = [
         f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"
         for row in rows
@@ -55,7 +57,7 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     ]
     lines = [f"\n{experiment.name}\n", summary, ""]
     lines += [f"- {line}" for line in warnings]
-    lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/\n")
+    lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html\n")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.data.base import Examples, ImageData
-from tdabench.records import load_tensors, make_record
+from tdabench.records import load_record, load_tensors, make_record
 
 
 class Bench:
@@ -97,4 +97,4 @@ def _choose_device(name: str) -> torch.device:
 
 def load_images(path: Path) -> ImageData:
     """Load the file of the stage ``dataset``."""
-    return ImageData(**load_tensors(path))
+    return ImageData(**load_tensors(path), label_names=tuple(load_record(path).get("label_names", ())))

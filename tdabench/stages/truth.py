@@ -23,7 +23,8 @@ def dataset(arguments: argparse.Namespace) -> None:
     source = instantiate(Component(path=experiment.data.source), "data.source")
     with measure_cost() as cost:
         images = source.load(arguments.data)
-    save_tensors(arguments.output, vars(images), make_record({"source": experiment.data.source}, cost=cost))
+    record = make_record({"source": experiment.data.source}, cost=cost, label_names=images.label_names)
+    save_tensors(arguments.output, images.tensors(), record)
 
 
 def split(arguments: argparse.Namespace) -> None:

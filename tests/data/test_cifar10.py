@@ -24,6 +24,7 @@ def test_cifar10_is_50000_training_and_10000_test_images(real_folder):
     assert images.test_labels.bincount().tolist() == [1000] * 10
     # A frog and a cat come first.
     assert (images.train_labels[0], images.test_labels[0]) == (6, 3)
+    assert (images.label_names[6], images.label_names[3]) == ("frog", "cat")
     # The known first pixels of the first image: in its corner, right of it, and below it.
     assert images.train_images[0, :, 0, :2].T.tolist() == [[59, 62, 63], [43, 46, 45]]
     assert images.train_images[0, :, 1, 0].tolist() == [16, 20, 20]

@@ -16,6 +16,10 @@ def test_digits_are_1297_training_and_500_test_images_of_8_by_8(digits):
     assert (len(digits.train_labels), len(digits.test_labels)) == (1297, 500)
 
 
+def test_digits_are_called_by_their_numbers(digits):
+    assert digits.label_names == tuple("0123456789")
+
+
 def test_grey_levels_use_the_whole_range(digits):
     levels = digits.train_images.unique()
 

@@ -87,3 +87,28 @@ def test_examples_are_normalised_by_channel_and_channels_last():
 
 def _split(*, seed: int = 0, **settings) -> dict[str, torch.Tensor]:
     return split_indices(100, 50, DataSettings(**{**SETTINGS, **settings}), generator=make_generator(seed, "split"))
+
+
+def make_named(label_names: tuple[str, ...]) -> ImageData:
+    images, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 2, 1])
+    return ImageData(
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+        mean=torch.zeros(1),
+        deviation=torch.ones(1),
+        label_names=label_names,
+    )
+
+
+def test_names_of_labels_are_no_tensors():
+    data = make_named(("cat", "dog", "owl"))
+
+    assert data.label_names == ("cat", "dog", "owl")
+    assert set(data.tensors()) == set(vars(data)) - {"label_names"}
+
+
+def test_names_for_some_labels_only_are_an_error():
+    with pytest.raises(ValueError, match="label_names has 2 names for 3 labels: name every label, or none"):
+        make_named(("cat", "dog"))

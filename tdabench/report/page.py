@@ -1,0 +1,94 @@
+"""The page: everything that one looks at in a single file, which needs no network and no other file."""
+
+import base64
+import dataclasses
+import hashlib
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from tdabench.config import Experiment
+from tdabench.records import load_json, load_table
+from tdabench.report.cells import Styles, styles_of
+from tdabench.report.gallery import Gallery, load_gallery
+from tdabench.report.provenance import describe_origin, describe_settings
+from tdabench.report.sections import make_sections
+from tdabench.report.summary import list_warnings, summarise_lead, summarise_other_sizes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a page is made of.
+
+    Attributes:
+        tables: Tables by the name of their file; ``repeat`` is text.
+        figures: PNG files by their name.
+        record: Content of ``tables/record.json``.
+        confidence: Of the intervals in the tables, in (0, 1).
+    """
+
+    name: str
+    tables: Mapping[str, pd.DataFrame]
+    figures: Mapping[str, bytes]
+    record: Mapping[str, Any]
+    confidence: float
+    gallery: Gallery | None = None
+
+
+def load_material(experiment: Experiment, folder: Path) -> Material:
+    """Read every table and every PNG figure of an experiment's folder, its record, and images for the gallery."""
+    return Material(
+        name=experiment.name,
+        tables={path.stem: load_table(path) for path in sorted((folder / "tables").glob("*.csv"))},
+        figures={path.stem: path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))},
+        record=load_json(folder / "tables" / "record.json"),
+        confidence=experiment.evaluation.confidence,
+        gallery=load_gallery(experiment, folder),
+    )
+
+
+def render_page(material: Material) -> str:
+    """Make the page; every text from tables and records is escaped."""
+    lds = material.tables["lds"]
+    styles = styles_of(*material.tables.values())
+    style, script = (_source(name) for name in ("page.css", "page.js"))
+    page = _environment().get_template("page.html.jinja")
+    return page.render(
+        name=material.name,
+        lead=summarise_lead(lds, material.tables.get("pairs"), styles, material.confidence),
+        other_sizes=summarise_other_sizes(lds, styles),
+        warnings=list_warnings(material.tables, styles),
+        sections=make_sections(material.tables, material.figures, styles, material.confidence),
+        gallery=material.gallery,
+        sheet=base64.b64encode(material.gallery.sheet).decode() if material.gallery else "",
+        label_of=lambda method: _label(method, styles),
+        colour_of=lambda method: styles.get(method, {}).get("color"),
+        settings=describe_settings(material.record),
+        origin=describe_origin(material.record),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tdabench", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(name: str) -> str:
+    return importlib.resources.files("tdabench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _label(method: str, styles: Styles) -> str:
+    return styles.get(method, {}).get("label", method)

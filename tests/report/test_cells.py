@@ -1,0 +1,89 @@
+import math
+
+import pandas as pd
+import pytest
+
+from tdabench.report.cells import make_strips, make_table, method_cell, number_cell, styles_of
+from tdabench.report.figures import method_styles
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "text"),
+    [
+        (0.12345, "lds", "0.123"),
+        (-0.12345, "lds", "−0.123"),
+        (-0.0001, "lds", "0.000"),
+        (0.0001, "p_value", "< 0.001"),
+        (0.001, "p_holm", "0.001"),
+        (0.5, "share", "50.0\N{NO-BREAK SPACE}%"),
+        (2_500_000, "disk_bytes", "2.5"),
+        (1234.5, "seconds", "1,234"),
+        (0.004, "seconds", "< 0.1"),
+        (0, "seconds", "0.0"),
+        (12000, "subsets", "12,000"),
+        (3.14159, "r_hat", "3.142"),
+        (0.000012345, "step_size", "1.23e−05"),
+        (math.inf, "r_hat", "—"),
+    ],
+)
+def test_numbers_are_written_as_their_column_needs(value, column, text):
+    assert number_cell(value, column).text == text
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_missing_number_is_a_dash_without_an_order_and_never_zero(missing):
+    cell = number_cell(missing, "lds")
+
+    assert (cell.text, cell.order, cell.is_number) == ("—", None, True)
+
+
+def test_a_number_is_sorted_by_its_value_and_not_by_its_text():
+    cells = [number_cell(value, "seconds") for value in (9.0, 10.0, 1000.0)]
+
+    assert [cell.order for cell in cells] == [9.0, 10.0, 1000.0]
+
+
+def test_a_method_has_the_colour_and_the_label_of_the_figures():
+    table = pd.DataFrame({"method": ["bif", "mine"]})
+
+    cell = method_cell("mine", styles_of(table))
+
+    assert (cell.text, cell.colour) == ("mine", method_styles(table)["mine"]["color"])
+
+
+def test_the_bank_takes_no_methods_colour():
+    with_bank = pd.DataFrame({"method": ["bank", "mine"]})
+
+    assert styles_of(with_bank, None)["mine"] == styles_of(pd.DataFrame({"method": ["mine"]}))["mine"]
+
+
+def test_the_columns_of_any_table_follow_from_their_types():
+    frame = pd.DataFrame(
+        {"experiment": ["e"], "repeat": ["0"], "first": ["bif"], "is_sound": [True], "note": [None], "x_size": [3]}
+    )
+
+    table = make_table(frame, styles_of(frame), "A table")
+
+    assert table.headers == ("Repeat", "First", "Is sound", "Note", "X size")
+    assert [cell.text for cell in table.rows[0]] == ["0", "BIF", "True", "—", "3"]
+    assert [cell.is_number for cell in table.rows[0]] == [False, False, False, False, True]
+
+
+def test_strips_share_one_scale_from_zero_to_the_ceiling():
+    rows = [
+        {"method": "bif", "lds": 0.4, "low": 0.2, "high": 0.6, "ceiling": 0.8},
+        {"method": "random", "lds": float("nan"), "low": None, "high": None, "ceiling": 0.8},
+    ]
+
+    strip, missing = make_strips(rows, {})
+
+    assert missing is None
+    assert (strip.zero, strip.low, strip.value, strip.high, strip.ceiling) == (0, 25, 50, 75, 100)
+
+
+def test_a_strip_below_zero_moves_zero():
+    rows = [{"method": "bif", "lds": 0.0, "low": -0.5, "high": 0.5, "ceiling": None}]
+
+    (strip,) = make_strips(rows, {})
+
+    assert (strip.low, strip.zero, strip.high, strip.ceiling) == (0, 50, 100, None)

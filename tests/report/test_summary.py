@@ -1,0 +1,115 @@
+import pandas as pd
+import pytest
+from made_up import make_lds, make_pairs
+
+from tdabench.report.cells import styles_of
+from tdabench.report.summary import list_warnings, summarise_lead, summarise_other_sizes
+
+LEAD = "EK-FAC leads at n = 400 with an LDS of 0.700 (83\N{NO-BREAK SPACE}% of the ceiling), 0.100 above BIF"
+
+
+def lead(lds: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
+    return summarise_lead(lds, pairs, styles_of(lds), 0.95)
+
+
+def test_the_lead_names_method_size_score_share_of_ceiling_and_distance():
+    assert lead(make_lds()) == f"{LEAD}."
+
+
+@pytest.mark.parametrize(
+    ("p_value", "verdict"),
+    [
+        (0.0494, "a difference that is more than chance (paired, p = 0.049 after Holm's correction)"),
+        (0.0506, "a difference that may be chance (paired, p = 0.051 after Holm's correction)"),
+        (1e-6, "a difference that is more than chance (paired, p < 0.001 after Holm's correction)"),
+    ],
+)
+def test_the_lead_is_real_if_the_corrected_p_value_is_below_one_minus_the_confidence(p_value, verdict):
+    assert lead(make_lds(), make_pairs(p_value=p_value)) == f"{LEAD}: {verdict}."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.02, 0.15, "a difference that is more than chance (paired interval 0.020 to 0.150)"),
+        (-0.02, 0.15, "a difference that may be chance (paired interval −0.020 to 0.150)"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_without_a_p_value_the_paired_interval_decides_whichever_method_stands_first(low, high, verdict, turned):
+    pairs = make_pairs(p_value=float("nan")).assign(low=low, high=high)
+    if turned:
+        names = {"first": pairs["second"], "second": pairs["first"]}
+        pairs = pairs.assign(**names, low=-high, high=-low)
+
+    assert lead(make_lds(), pairs) == f"{LEAD}: {verdict}."
+
+
+def test_without_students_interval_the_bootstraps_decides():
+    pairs = make_pairs(p_value=float("nan")).assign(low=float("nan"), high=float("nan"))
+
+    assert "paired interval 0.060 to 0.140" in lead(make_lds(), pairs)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        make_pairs(sizes=(100,)),
+        make_pairs(("gradsim", "random")),
+        make_pairs(p_value=float("nan")).drop(columns=["low", "high", "bootstrap_low", "bootstrap_high"]),
+    ],
+    ids=["other size", "other methods", "no numbers"],
+)
+def test_a_table_of_pairs_that_lacks_this_pair_decides_nothing(pairs):
+    assert lead(make_lds(), pairs) == f"{LEAD}."
+
+
+def test_a_single_method_leads_nobody():
+    assert lead(make_lds(("bif",), repeats=1)).endswith("of the ceiling); no other method has one.")
+
+
+def test_no_score_is_no_lead():
+    assert lead(make_lds(unsupported=("ekfac", "bif", "gradsim", "random"))) == "No method has an LDS."
+
+
+def test_no_ceiling_is_no_share():
+    assert "ceiling" not in lead(make_lds().assign(ceiling=None))
+
+
+def test_the_other_sizes_name_their_own_leaders():
+    lds = make_lds(sizes=(100, 200, 400))
+    at_200 = (lds["train_size"] == 200) & (lds["method"] == "random")
+    lds.loc[at_200, "lds"] = 0.9
+
+    text = summarise_other_sizes(lds, styles_of(lds))
+
+    assert text == "Leading at the other sizes: random at n = 200 (0.900), EK-FAC at n = 100 (0.750)."
+    assert summarise_other_sizes(make_lds(sizes=(100,)), {}) == ""
+
+
+def test_every_status_that_is_not_ok_is_listed_once_with_where_it_was():
+    lds = make_lds(("bif", "ekfac"), sizes=(100,))
+    lds.loc[lds["method"] == "bif", "status"] = "ok; warning: large"
+    cost = lds[["experiment", "repeat", "train_size", "method", "status"]]
+    diagnostics = pd.DataFrame({"experiment": ["made_up"], "status": ["something"]})
+
+    lines = list_warnings({"lds": lds, "cost": cost, "diagnostics": diagnostics}, styles_of(lds))
+
+    assert lines == [
+        "BIF (repeat 0, n = 100; repeat 1, n = 100): ok; warning: large",
+        "The experiment: something",
+    ]
+
+
+def test_queries_that_are_left_out_are_a_warning():
+    lds = make_lds(("bif",), sizes=(100,), repeats=1).assign(nan_queries=3)
+
+    lines = list_warnings({"lds": lds}, styles_of(lds))
+
+    assert lines == [
+        "BIF (repeat 0, n = 100): 3 of 50 queries have a constant score or loss and are left out",
+    ]
+
+
+def test_where_all_is_ok_there_is_no_warning():
+    assert list_warnings({"lds": make_lds()}, {}) == []
