@@ -45,6 +45,55 @@ def evaluations_of(wildcards):
     ]
 
 
+def scores_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return [
+        f"results/{experiment.name}/{repeat}/{train_size}/scores/{method}.safetensors"
+        for repeat in range(experiment.repeats)
+        for train_size in experiment.data.train_sizes
+        for method in experiment.methods
+    ]
+
+
+def removals_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    arms = [f"remove/{method}" for method in experiment.removal_methods]
+    return [
+        f"results/{experiment.name}/{repeat}/{train_size}/{arm}.safetensors"
+        for repeat in range(experiment.repeats)
+        for train_size in experiment.data.train_sizes
+        for arm in (["keep/all", *arms] if arms else [])
+    ]
+
+
+def tables_of(name):
+    """Make an input function: the tables of what an experiment asks."""
+
+    def tables(wildcards):
+        experiment = load_experiment(f"experiments/{name}.yaml")
+        asked = {
+            "lds": experiment.bank,
+            "removal": experiment.removal,
+            "detection": experiment.data.mislabelled,
+        }
+        names = ["cost", *(table for table, question in asked.items() if question)]
+        return [f"results/{name}/tables/{table}.csv" for table in names]
+
+    return tables
+
+
+def names_of(bank):
+    """Give a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for."""
+
+    def has_bank(name):
+        try:
+            return load_experiment(f"experiments/{name}.yaml").bank is not None
+        except ValueError:
+            return True
+
+    return "|".join(name for name in EXPERIMENTS if has_bank(name) == bank)
+
+
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
 container: "tdabench.sif"
 
@@ -65,7 +114,7 @@ for name in EXPERIMENTS:
             name
         default_target: name == "lds_digits"
         input:
-            f"results/{name}/tables/lds.csv",
+            tables_of(name),
 
 
 rule dataset:
@@ -171,16 +220,96 @@ rule evaluate:
         " --split {input.split} --scores {input.scores} --bank {input.bank} --output {output} > {log} 2>&1"
 
 
+rule keep:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+    output:
+        "results/{experiment}/{repeat}/{train_size}/keep/all.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/keep.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("keep"),
+    shell:
+        "tdabench keep {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --dataset {input.dataset} --split {input.split} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule remove:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+    output:
+        "results/{experiment}/{repeat}/{train_size}/remove/{method}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/remove-{method}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("remove"),
+    shell:
+        "tdabench remove {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --split {input.split} --scores {input.scores}"
+        " --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule contrast:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        removals=removals_of,
+    output:
+        "results/{experiment}/tables/removal.csv",
+    log:
+        "results/{experiment}/logs/contrast.log",
+    params:
+        settings=settings_of("contrast"),
+    shell:
+        "tdabench contrast {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
+rule detect:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        scores=scores_of,
+    output:
+        "results/{experiment}/tables/detection.csv",
+    log:
+        "results/{experiment}/logs/detect.log",
+    params:
+        settings=settings_of("detect"),
+    shell:
+        "tdabench detect {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         evaluations=evaluations_of,
+        removals=removals_of,
     output:
         lds="results/{experiment}/tables/lds.csv",
         cost="results/{experiment}/tables/cost.csv",
     log:
         "results/{experiment}/logs/report.log",
+    wildcard_constraints:
+        experiment=names_of(bank=True),
     params:
         settings=settings_of("report"),
     shell:
         "tdabench report {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
+use rule report as report_without_bank with:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        scores=scores_of,
+        removals=removals_of,
+    output:
+        cost="results/{experiment}/tables/cost.csv",
+    wildcard_constraints:
+        experiment=names_of(bank=False),

@@ -56,6 +56,12 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train-size", type=int, required=True)
     evaluate.add_argument("--scores", type=Path, required=True)
     evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
+    remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
+    remove.add_argument("--method", required=True, help="its key in the experiment file")
+    remove.add_argument("--scores", type=Path, required=True)
+    _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
+    _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
     methods = stages.add_parser("methods", help="list the built-in methods")
