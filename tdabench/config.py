@@ -38,9 +38,9 @@ class Experiment:
     data: DataSettings
     model: Component
     training: Recipe
-    methods: dict[str, Component]
     bank: BankSettings | None = None
     removal: RemovalSettings | None = None
+    methods: dict[str, Component]
     repeats: int = 1
     checkpoints: int = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
@@ -181,7 +181,7 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "evaluation": EvaluationSettings,
     }
     for key, section in sections.items():
-        if key in content:
+        if key in content and not (content[key] is None and key in ("bank", "removal")):
             content[key] = build(section, content[key], where=key)
     if "model" in content:
         content["model"] = _parse_component(content["model"], "builder", "model")
