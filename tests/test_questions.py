@@ -188,7 +188,8 @@ def test_the_removal_table_has_its_columns_and_a_row_for_each_method_and_count(a
 
     rows = asked.table("removal.csv")
     assert header == (
-        "experiment,repeat,train_size,method,count,effect,low,high,standard_error,effect_random,queries,retrains,status"
+        "experiment,repeat,train_size,method,count,effect,low,high,standard_error,effect_random,queries,retrains,status,"
+        "overlap"
     )
     assert [(row["repeat"], row["method"], row["count"]) for row in rows] == [
         *(("0", method, count) for count in ("1", "10") for method in METHODS),

@@ -21,27 +21,31 @@ class RemovalEffects:
         chosen: Without the most helpful examples, minus without the matched random ones. Positive: the method found
             examples that help this query more than others of their classes do.
         matched: Without the matched random ones, minus trained on everything.
+        overlap: Share of the matched random examples that are the removed ones themselves. Near 1 the two arms are
+            nearly the same, and the effect is small however right the method is: whole classes are removed.
     """
 
     chosen: Float[Tensor, "query retrain"]
     matched: Float[Tensor, "query retrain"]
+    overlap: Float[Tensor, "query retrain"]
 
 
 def removal_effects(
     removed: Float[Tensor, "query retrain"],
     matched: Float[Tensor, "query retrain"],
     full: Float[Tensor, "query retrain"],
+    overlap: Float[Tensor, "query retrain"],
 ) -> RemovalEffects:
     """Subtract the losses of the arms, in float64.
 
     Raises:
         ValueError: If the arms have other queries or retrains than each other.
     """
-    if not removed.shape == matched.shape == full.shape:
-        shapes = ", ".join(str(tuple(arm.shape)) for arm in (removed, matched, full))
+    if not removed.shape == matched.shape == full.shape == overlap.shape:
+        shapes = ", ".join(str(tuple(arm.shape)) for arm in (removed, matched, full, overlap))
         raise ValueError(f"The arms disagree in (query, retrain): {shapes}. Make the removals again.")
     removed, matched, full = removed.double(), matched.double(), full.double()
-    return RemovalEffects(chosen=removed - matched, matched=matched - full)
+    return RemovalEffects(chosen=removed - matched, matched=matched - full, overlap=overlap)
 
 
 def evaluate_removal(
@@ -54,7 +58,7 @@ def evaluate_removal(
 
     Returns:
         Numbers by name: ``effect``, ``low``, ``high``, ``standard_error``, ``effect_random``, ``queries`` (that have a
-        retrain in which both arms converged), ``diverged`` (retrains of a query in which an arm diverged).
+        retrain in which both arms converged), ``diverged`` (retrains of a query in which an arm diverged), ``overlap``.
     """
     per_query = effects.chosen.nanmean(dim=1)
     interval = query_interval(per_query, settings, generator=generator)
@@ -65,6 +69,7 @@ def evaluate_removal(
         "standard_error": interval.standard_error,
         "effect_random": effects.matched.nanmean(dim=1).nanmean().item(),
         "queries": int(per_query.isfinite().sum()),
+        "overlap": effects.overlap.mean().item(),
         "diverged": int((effects.chosen.isnan() | effects.matched.isnan()).sum()),
     }
 

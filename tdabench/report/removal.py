@@ -18,7 +18,7 @@ from tdabench.report.tables import count_repeats
 
 REMOVAL_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "count", "effect", "low", "high", "standard_error",
-    "effect_random", "queries", "retrains", "status",
+    "effect_random", "queries", "retrains", "status", "overlap",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = (
     "experiment", "repeat", "train_size", "count", "method", "other", "difference", "low", "high", "standard_error",
@@ -65,21 +65,29 @@ def write_removal(
 
 
 def make_removal_table(rows: Sequence[Mapping[str, Any]], over_repeats: Any) -> pd.DataFrame:
-    """Make the table, with rows ``all`` over the repeats; models that diverged are named in the status."""
-    told = []
-    for row in rows:
-        lost = row.get("diverged")
-        note = f"; {lost} retrains of a query diverged and are left out" if lost else ""
-        told.append({**row, "status": f"{row['status']}{note}"})
+    """Make the table, with rows ``all`` over the repeats; what weakens a number is said in its status."""
+    told = [{**row, "status": "; ".join([row["status"], *_notes(row)])} for row in rows]
     return add_rows_over_repeats(
         told,
         REMOVAL_COLUMNS,
         keys=("train_size", "method", "count"),
         value="effect",
-        averaged=("effect_random",),
+        averaged=("effect_random", "overlap"),
         added=("queries",),
         over_repeats=over_repeats,
     )
+
+
+def _notes(row: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if row.get("diverged"):
+        notes.append(f"{row['diverged']} retrains of a query diverged and are left out")
+    if row.get("overlap", 0) > 0.5:
+        share = f"{100 * row['overlap']:.0f}%"
+        notes.append(
+            f"k = {row['count']} nearly empties the classes: {share} of the random examples are the removed ones"
+        )
+    return notes
 
 
 def summarise_removal(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +99,7 @@ def summarise_removal(table: pd.DataFrame) -> pd.DataFrame:
     for method in most.sort_values("effect", ascending=False, na_position="last")["method"]:
         same = last[last["method"] == method].sort_values("count")
         cells = {f"k = {row['count']}": format_mean(row, "effect", repeats=repeats) for _, row in same.iterrows()}
-        rows.append({"method": method, **cells, "status": same["status"].iloc[0]})
+        rows.append({"method": method, **cells, "status": " | ".join(dict.fromkeys(same["status"]))})
     return pd.DataFrame(rows)
 
 

@@ -107,8 +107,8 @@ def _load_effects(removal: Path, keep: Path) -> list[RemovalEffects]:
     losses, full = load_tensors(removal), load_tensors(keep)["loss"]
     if not losses:
         return []
-    arms = zip(losses["removed_loss"], losses["matched_loss"], strict=True)
-    return [removal_effects(removed, matched, full) for removed, matched in arms]
+    arms = zip(losses["removed_loss"], losses["matched_loss"], losses["overlap"], strict=True)
+    return [removal_effects(removed, matched, full, overlap) for removed, matched, overlap in arms]
 
 
 def _files(experiment: Experiment, cell: Path) -> dict[str, Path]:

@@ -75,21 +75,25 @@ def remove_most_helpful(
         stream: The same one for every method.
 
     Returns:
-        ``removed_loss`` and ``matched_loss`` (count, query, retrain), and ``removed`` (query, largest count), best
-        first. A model that diverged has NaN.
+        ``removed_loss`` and ``matched_loss`` (count, query, retrain); ``overlap`` of the same shape, the share of
+        the matched examples that are the removed ones themselves; and ``removed`` (query, largest count), best first.
+        A model that diverged has NaN.
     """
     labels = train["label"].cpu()
     shape = (len(settings.counts), settings.queries, settings.retrains)
     losses = {"removed_loss": torch.full(shape, torch.nan), "matched_loss": torch.full(shape, torch.nan)}
+    overlap = torch.zeros(shape)
     for index, one, place in progress(_cells(settings), "remove"):
         count, address = settings.counts[place], (*stream, "query", one, "retrain", index)
         removed = most_helpful(scores[one], count)
         matched = draw_matched(removed, labels, generator=make_generator(seed, *address, "matched", count))
+        overlap[place, one, index] = torch.isin(matched, removed).float().mean()
         for name, kept in zip(losses, align_arms(removed, matched, labels), strict=True):
             arm = _take(train, kept)
             losses[name][place, one, index] = _query_loss(arm, query, one, seed, address, retrain, measure)
     largest = max(settings.counts)
-    return {**losses, "removed": torch.stack([most_helpful(row, largest) for row in scores[: settings.queries]])}
+    chosen = torch.stack([most_helpful(row, largest) for row in scores[: settings.queries]])
+    return {**losses, "overlap": overlap, "removed": chosen}
 
 
 def keep_all(

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -20,16 +21,17 @@ SETTINGS = EvaluationSettings(resamples=4000)
 def test_effects_are_differences_of_the_arms_with_a_rise_of_the_loss_as_positive():
     removed, matched, full = torch.tensor([[3.0]]), torch.tensor([[1.0]]), torch.tensor([[0.25]])
 
-    effects = removal_effects(removed, matched, full)
+    effects = removal_effects(removed, matched, full, torch.tensor([[0.5]]))
 
+    assert effects.overlap.item() == 0.5
     assert effects.chosen.item() == 2.0
     assert effects.matched.item() == 0.75
 
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_arms_of_other_shapes_are_an_error():
-    with pytest.raises(ValueError, match=r"disagree in \(query, retrain\): \(4, 2\), \(4, 2\), \(5, 2\)"):
-        removal_effects(torch.ones(4, 2), torch.ones(4, 2), torch.ones(5, 2))
+    with pytest.raises(ValueError, match=r"disagree in \(query, retrain\): \(4, 2\), \(4, 2\), \(5, 2\), \(4, 2\)"):
+        removal_effects(torch.ones(4, 2), torch.ones(4, 2), torch.ones(5, 2), torch.ones(4, 2))
 
 
 def test_the_standard_error_is_the_closed_form_of_queries_with_retrains_inside():
@@ -70,7 +72,7 @@ def test_retrains_that_diverged_are_left_out_and_counted():
     removed[0, 0] = matched[1] = torch.nan
     full[2, 1] = torch.nan
 
-    result = _evaluate(removal_effects(removed, matched, full))
+    result = _evaluate(removal_effects(removed, matched, full, torch.zeros(4, 2)))
 
     first = (removed - matched)[0, 1]
     expected = torch.stack([first, (removed - matched)[2].mean(), (removed - matched)[3].mean()]).mean()
@@ -81,7 +83,7 @@ def test_retrains_that_diverged_are_left_out_and_counted():
 def test_without_a_retrain_that_converged_there_is_no_number():
     nothing = torch.full((4, 2), torch.nan)
 
-    result = _evaluate(removal_effects(nothing, nothing, nothing))
+    result = _evaluate(removal_effects(nothing, nothing, nothing, torch.zeros(4, 2)))
 
     assert all(math.isnan(result[name]) for name in ("effect", "low", "high", "standard_error", "effect_random"))
     assert (result["queries"], result["diverged"]) == (0, 8)
@@ -96,7 +98,7 @@ def test_a_single_query_has_no_interval():
 
 def test_methods_are_compared_within_queries_and_retrains():
     first = _draw_effects(0, queries=25, retrains=2)
-    better = RemovalEffects(chosen=first.chosen + 0.5, matched=first.matched)
+    better = dataclasses.replace(first, chosen=first.chosen + 0.5)
     other = _draw_effects(1, queries=25, retrains=2)
 
     pairs = _compare({"first": first, "better": better, "other": other})
@@ -133,7 +135,7 @@ def _draw_effects(seed: int, *, queries: int, retrains: int) -> RemovalEffects:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     chosen = 1 + 2 * draw(queries, 1) + 3 * draw(queries, retrains)
-    return RemovalEffects(chosen=chosen, matched=draw(queries, retrains))
+    return RemovalEffects(chosen=chosen, matched=draw(queries, retrains), overlap=torch.zeros(queries, retrains))
 
 
 def _evaluate(effects: RemovalEffects) -> dict:

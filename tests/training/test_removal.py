@@ -1,7 +1,5 @@
 """Removal, with models that are solved in closed form: ridge regression on labels of 0, 1 and 2."""
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,6 +142,19 @@ def test_two_methods_that_remove_the_same_labels_are_matched_with_the_same_examp
     torch.testing.assert_close(first["matched_loss"], second["matched_loss"])
 
 
+def test_the_overlap_is_the_share_of_the_matched_that_are_removed_and_1_where_a_class_is_emptied():
+    train, query = _draw_problem()
+    train["label"] = (torch.arange(30) < 25).long()
+    scores = torch.arange(30.0).expand(4, 30)  # the last five, which are a class of their own
+
+    losses = _remove(train, query, scores)
+
+    assert losses["overlap"].shape == (2, 3, 2)
+    assert set(losses["overlap"][0].flatten().tolist()) <= {0.0, 1.0}
+    assert (losses["overlap"][1] == 1).all()
+    assert losses["removed_loss"][1].equal(losses["matched_loss"][1])
+
+
 def test_matched_draws_differ_between_retrains():
     train, query = _draw_problem()
 
@@ -241,7 +252,6 @@ def _leave_one_out(train: dict[str, Tensor], query: dict[str, Tensor]) -> Tensor
 
 
 def _remove(train, query, scores, *, retrain=_retrain, settings=SETTINGS) -> dict[str, Tensor]:
-    settings = dataclasses.replace(settings)
     return remove_most_helpful(
         train, query, scores, settings, seed=0, stream=("removal",), retrain=retrain, measure=_measure
     )
