@@ -95,7 +95,7 @@ def plot_detection(table: pd.DataFrame) -> Figure:
     best = last.groupby("method")["auc"].max().sort_values(na_position="first")
     what = f"mean over {repeats} repeats, Student's t interval" if repeats > 1 else "stratified bootstrap interval"
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.8 + 3.4 * len(sizes), 1.5 + 0.36 * len(best)), layout="constrained")
+        figure = Figure(figsize=(1.8 + 3.4 * len(sizes), 1.7 + 0.36 * len(best)), layout="constrained")
         panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
             _draw_size(axes, last[last["train_size"] == size], list(best.index), styles)
@@ -107,7 +107,7 @@ def plot_detection(table: pd.DataFrame) -> Figure:
             Line2D([], [], color="#404040", linestyle="none", marker="D", label="the model's loss"),
         ]
         figure.legend(handles=markers, loc="outside lower center", ncols=3)
-        title = f"{table['experiment'].iloc[0]}: wrong labels found, {what}"
+        title = f"{table['experiment'].iloc[0]}: wrong labels found,\n{what}"
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     return figure
 

@@ -43,7 +43,9 @@ def add_rows_over_repeats(
             row |= {name: int(found[name].sum()) for name in added}
         summary.append(row)
     summary_table = pd.DataFrame(summary, columns=list(columns))
-    return pd.concat([table.astype(object), summary_table.astype(object)], ignore_index=True).infer_objects()
+    both = pd.concat([table.astype(object), summary_table.astype(object)], ignore_index=True).infer_objects()
+    # A count beside a missing one stays a whole number.
+    return both.assign(**{name: pd.to_numeric(both[name]).astype("Int64") for name in added})
 
 
 def format_mean(row: pd.Series, value: str, *, repeats: int) -> str:

@@ -50,6 +50,15 @@ def test_a_repeat_without_a_number_is_left_out_of_the_mean_and_named():
     assert row["status"] == "ok | ok; 20 retrains of a query diverged and are left out"
 
 
+def test_counts_are_whole_numbers_in_the_file_even_beside_missing_ones():
+    rows = [_removal(), _removal(method="trak", effect=None, status="unsupported: no")]
+
+    lines = make_removal_table(rows, COMBINE).to_csv(index=False, float_format="%.6f").splitlines()
+
+    assert lines[1] == "tiny,0,100,bif,1,1.000000,0.000000,2.000000,0.500000,0.500000,10,2,ok,0.100000"
+    assert lines[2] == "tiny,0,100,trak,1,,,,,,,2,unsupported: no,"
+
+
 def test_a_removal_that_empties_classes_says_so():
     table = make_removal_table([_removal(overlap=0.5), _removal(count=10, overlap=0.94)], COMBINE)
 
