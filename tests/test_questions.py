@@ -201,7 +201,7 @@ def test_the_removal_table_has_its_columns_and_a_row_for_each_method_and_count(a
             assert row["status"].startswith("unsupported: TRAK needs")
         else:
             assert float(row["low"]) <= float(row["effect"]) <= float(row["high"])
-            assert (row["queries"], row["retrains"], row["status"]) == ("4", "2", "ok")
+            assert (row["queries"], row["retrains"], row["status"][:2]) == ("4", "2", "ok")
 
 
 def test_the_removal_table_says_what_the_retrained_losses_say(asked):
