@@ -23,46 +23,66 @@ def settings_of(stage):
     return settings
 
 
-def checkpoints_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
-    return [f"{folder}/checkpoints/{index}.safetensors" for index in range(experiment.checkpoints)]
+def every(pattern, methods=None, when=None):
+    """Make an input function: all paths of a pattern, over what the job's wildcards leave open.
+
+    ``methods`` and ``when`` are functions of the experiment: which methods, and whether there are any such files.
+    """
+
+    def paths(wildcards):
+        experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+        if when is not None and not when(experiment):
+            return []
+        values = {
+            "repeat": range(experiment.repeats),
+            "train_size": experiment.data.train_sizes,
+            "checkpoint": range(experiment.checkpoints),
+            "shard": range(experiment.bank.shards if experiment.bank else 0),
+            "method": methods(experiment) if methods else list(experiment.methods),
+        }
+        return expand(pattern, **values | {key: [value] for key, value in wildcards.items()})
+
+    return paths
 
 
-def bank_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
-    return [f"{folder}/bank/{shard}.safetensors" for shard in range(experiment.bank.shards)]
+def has_bank(experiment):
+    return experiment.bank is not None
 
 
-def evaluations_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    return [
-        f"results/{experiment.name}/{repeat}/{train_size}/lds/{method}.json"
-        for repeat in range(experiment.repeats)
-        for train_size in experiment.data.train_sizes
-        for method in experiment.methods
-    ]
+def has_removal(experiment):
+    return experiment.removal is not None
 
 
-def scores_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
-    return [f"{folder}/scores/{method}.safetensors" for method in experiment.methods]
+def has_mislabelled(experiment):
+    return experiment.data.mislabelled > 0
 
 
-def agreements_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    return [
-        f"results/{experiment.name}/{repeat}/{train_size}/agreement.json"
-        for repeat in range(experiment.repeats)
-        for train_size in experiment.data.train_sizes
-    ]
+def tables_of(name):
+    """Make an input function: the tables of what an experiment asks."""
+
+    def tables(wildcards):
+        experiment = load_experiment(f"experiments/{name}.yaml")
+        asked = {
+            "lds": experiment.bank,
+            "removal": experiment.removal,
+            "detection": experiment.data.mislabelled,
+        }
+        names = ["cost", *(table for table, question in asked.items() if question)]
+        return [f"results/{name}/report.html", *(f"results/{name}/tables/{table}.csv" for table in names)]
+
+    return tables
 
 
-def properties_of(wildcards):
-    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-    return [f"results/{experiment.name}/properties/{method}.json" for method in experiment.methods]
+def names_of(bank):
+    """Give a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for."""
+
+    def answers(name):
+        try:
+            return load_experiment(f"experiments/{name}.yaml").bank is not None
+        except ValueError:
+            return True
+
+    return "|".join(name for name in EXPERIMENTS if answers(name) == bank)
 
 
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
@@ -85,8 +105,7 @@ for name in EXPERIMENTS:
             name
         default_target: name == "lds_digits"
         input:
-            f"results/{name}/tables/lds.csv",
-            f"results/{name}/report.html",
+            tables_of(name),
 
 
 rule dataset:
@@ -160,7 +179,7 @@ rule attribute:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
-        checkpoints=checkpoints_of,
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
     output:
         "results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
     log:
@@ -180,7 +199,7 @@ rule evaluate:
         experiment=ancient("experiments/{experiment}.yaml"),
         split="results/{experiment}/{repeat}/split.safetensors",
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
-        bank=bank_of,
+        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
     output:
         "results/{experiment}/{repeat}/{train_size}/lds/{method}.json",
     log:
@@ -196,9 +215,9 @@ rule agree:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         split="results/{experiment}/{repeat}/split.safetensors",
-        scores=scores_of,
+        scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
     output:
-        "results/{experiment}/{repeat}/{train_size}/agreement.json",
+        "results/{experiment}/{repeat}/{train_size}/agree/agreement.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/agree.log",
     params:
@@ -221,14 +240,86 @@ rule properties:
         "tdabench properties {input.experiment} --method {wildcards.method} --output {output} > {log} 2>&1"
 
 
+rule keep:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+    output:
+        "results/{experiment}/{repeat}/{train_size}/keep/all.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/keep.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("keep"),
+    shell:
+        "tdabench keep {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --dataset {input.dataset} --split {input.split} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule remove:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+    output:
+        "results/{experiment}/{repeat}/{train_size}/remove/{method}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/remove-{method}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("remove"),
+    shell:
+        "tdabench remove {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --split {input.split} --scores {input.scores}"
+        " --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule contrast:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        keep=every("results/{experiment}/{repeat}/{train_size}/keep/all.safetensors", when=has_removal),
+        removals=every(
+            "results/{experiment}/{repeat}/{train_size}/remove/{method}.safetensors",
+            methods=lambda experiment: experiment.removal_methods,
+        ),
+    output:
+        "results/{experiment}/tables/removal.csv",
+    log:
+        "results/{experiment}/logs/contrast.log",
+    params:
+        settings=settings_of("contrast"),
+    shell:
+        "tdabench contrast {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
+rule detect:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
+    output:
+        "results/{experiment}/tables/detection.csv",
+    log:
+        "results/{experiment}/logs/detect.log",
+    params:
+        settings=settings_of("detect"),
+    shell:
+        "tdabench detect {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/0/split.safetensors",
-        evaluations=evaluations_of,
-        agreements=agreements_of,
-        properties=properties_of,
+        evaluations=every("results/{experiment}/{repeat}/{train_size}/lds/{method}.json"),
+        agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
+        properties=every("results/{experiment}/properties/{method}.json"),
+        removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
+        detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
     output:
         page=report(
             "results/{experiment}/report.html",
@@ -268,7 +359,31 @@ rule report:
         ),
     log:
         "results/{experiment}/logs/report.log",
+    wildcard_constraints:
+        experiment=names_of(bank=True),
     params:
         settings=settings_of("report"),
     shell:
         "tdabench report {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
+use rule report as report_without_bank with:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/0/split.safetensors",
+        scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
+        agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
+        properties=every("results/{experiment}/properties/{method}.json"),
+        removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
+        detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
+    output:
+        page=report(
+            "results/{experiment}/report.html",
+            caption="tdabench/report/captions/page.rst",
+            category="Summary",
+            labels={"experiment": "{experiment}", "what": "page"},
+        ),
+        cost="results/{experiment}/tables/cost.csv",
+    wildcard_constraints:
+        experiment=names_of(bank=False),

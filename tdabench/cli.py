@@ -61,6 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
     agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
     properties = _add_stage(stages, "properties", "find a method's properties by running it on made-up problems")
     properties.add_argument("--method", required=True, help="its key in the experiment file")
+    _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
+    remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
+    remove.add_argument("--method", required=True, help="its key in the experiment file")
+    remove.add_argument("--scores", type=Path, required=True)
+    _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
+    _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
     methods = stages.add_parser("methods", help="list the built-in methods")

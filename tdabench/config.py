@@ -9,7 +9,14 @@ from typing import Any
 import yaml
 
 from tdabench.components import Component, build, describe, require_mapping
-from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, require_at_least
+from tdabench.settings import (
+    BankSettings,
+    DataSettings,
+    EvaluationSettings,
+    Recipe,
+    RemovalSettings,
+    require_at_least,
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -17,6 +24,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One YAML, one Snakemake target, one folder of results.
+
+    What it asks: the LDS (``bank``), what removing examples does (``removal``), which labels are wrong
+    (``data.mislabelled``). At least one of them.
 
     Attributes:
         repeats: Whole repetitions with other seeds (the paper's five).
@@ -28,7 +38,8 @@ class Experiment:
     data: DataSettings
     model: Component
     training: Recipe
-    bank: BankSettings
+    bank: BankSettings | None = None
+    removal: RemovalSettings | None = None
     methods: dict[str, Component]
     repeats: int = 1
     checkpoints: int = 1
@@ -46,6 +57,34 @@ class Experiment:
                 f"evaluation.top must be below the smallest of data.train_sizes ({min(self.data.train_sizes)}), "
                 f"got {self.evaluation.top}."
             )
+        if self.bank is None and self.removal is None and not self.data.mislabelled:
+            raise ValueError("An experiment asks something: give it bank, removal or a data.mislabelled above 0.")
+        if self.removal is not None:
+            self._check_removal(self.removal)
+
+    def _check_removal(self, removal: RemovalSettings) -> None:
+        smallest, most = min(self.data.train_sizes), max(removal.counts)
+        if most >= smallest:
+            raise ValueError(
+                f"removal.counts must be below the smallest of data.train_sizes ({smallest}): "
+                f"nothing is left to train on without {most}."
+            )
+        if removal.queries > self.data.queries:
+            raise ValueError(
+                f"removal.queries must be at most data.queries ({self.data.queries}), got {removal.queries}."
+            )
+        unknown = [method for method in removal.methods or () if method not in self.methods]
+        if unknown:
+            raise ValueError(
+                f"There is no method {unknown[0]} for removal.methods; there are {', '.join(self.methods)}."
+            )
+
+    @property
+    def removal_methods(self) -> tuple[str, ...]:
+        """The methods whose most helpful examples are removed."""
+        if self.removal is None:
+            return ()
+        return tuple(self.methods) if self.removal.methods is None else self.removal.methods
 
     def stage_settings(self, stage: str, method: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
@@ -58,6 +97,8 @@ class Experiment:
         data = dataclasses.asdict(self.data)
         source = describe(Component(path=self.data.source))
         split = {"seed": self.seed, **{key: data[key] for key in ("queries", "tuning_queries", "warmup")}}
+        if self.data.mislabelled:  # absent otherwise: splits made before there was this key stay valid
+            split["mislabelled"] = self.data.mislabelled
         training = {
             "seed": self.seed,
             "model": describe(self.model),
@@ -70,7 +111,8 @@ class Experiment:
             "dataset": source,
             "split": {"source": source, **split},
             "train": training,
-            "retrain": {**training, "bank": dataclasses.asdict(self.bank)},
+            "retrain": {**training, "bank": dataclasses.asdict(self.bank) if self.bank else None},
+            **self._question_slices(training),
             "evaluate": {"seed": self.seed, "evaluation": evaluation},
             "agree": {"seed": self.seed, "evaluation": evaluation, "top": top, "methods": list(self.methods)},
             "report": {"methods": list(self.methods), "sizes": list(self.data.train_sizes), "repeats": self.repeats},
@@ -89,6 +131,23 @@ class Experiment:
         if stage not in slices:
             raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
         return json.dumps(slices[stage], sort_keys=True)
+
+    def _question_slices(self, training: dict[str, Any]) -> dict[str, Any]:
+        """Give the slices of the stages that remove examples and find wrong labels."""
+        removal = dataclasses.asdict(self.removal) if self.removal else {}
+        removal.pop("methods", None)  # another method is another job, not another result
+        judged = {
+            "seed": self.seed,
+            "evaluation": dataclasses.asdict(self.evaluation),
+            "sizes": list(self.data.train_sizes),
+            "repeats": self.repeats,
+        }
+        return {
+            "keep": {**training, "removal": {key: removal[key] for key in removal if key != "counts"}},
+            "remove": {**training, "removal": removal},
+            "contrast": {**judged, "methods": list(self.removal_methods)},
+            "detect": {**judged, "methods": list(self.methods)},
+        }
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -131,10 +190,11 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "data": DataSettings,
         "training": Recipe,
         "bank": BankSettings,
+        "removal": RemovalSettings,
         "evaluation": EvaluationSettings,
     }
     for key, section in sections.items():
-        if key in content:
+        if key in content and not (content[key] is None and key in ("bank", "removal")):
             content[key] = build(section, content[key], where=key)
     if "model" in content:
         content["model"] = _parse_component(content["model"], "builder", "model")

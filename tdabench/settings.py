@@ -19,6 +19,8 @@ class DataSettings:
         warmup: Held-out examples for the recipe's warm-up phase.
         reference: Examples that define the loss landscape (factors, SGLD's minibatches): the attribution set
             itself (``train``), or that many from the start of the random order.
+        mislabelled: Share of the attribution set that gets a planted wrong label, in [0, 1). Methods then score the
+            training examples for themselves too, as further queries after the others.
     """
 
     source: str
@@ -27,6 +29,7 @@ class DataSettings:
     tuning_queries: int = 0
     warmup: int = 0
     reference: int | str = "train"
+    mislabelled: float = 0.0
 
     def __post_init__(self) -> None:
         Component(path=self.source)
@@ -37,6 +40,12 @@ class DataSettings:
             raise ValueError(
                 "data.reference must be 'train' or a number of examples that is at least the largest of "
                 f"data.train_sizes ({max(self.train_sizes)}), got {self.reference!r}."
+            )
+        if not 0 <= self.mislabelled < 1:
+            raise ValueError(f"data.mislabelled must lie in [0, 1), got {self.mislabelled}.")
+        if 0 < self.mislabelled < 1 / min(self.train_sizes):
+            raise ValueError(
+                f"A data.mislabelled of {self.mislabelled} of {min(self.train_sizes)} examples is less than one."
             )
 
 
@@ -119,11 +128,37 @@ class BankSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """How scores are compared with the bank.
+class RemovalSettings:
+    """Models retrained without the examples that a method calls most helpful for a query.
 
     Attributes:
-        resamples: Bootstrap resamples, over subsets and queries together.
+        counts: How many are removed: 1 is leave-one-out.
+        queries: The first so many scored queries; each is a removal of its own.
+        retrains: Models a query and arm, with different seeds (the same ones in every arm).
+        methods: Keys of the methods that are asked; ``null`` means all.
+    """
+
+    counts: tuple[int, ...]
+    queries: int
+    retrains: int = 1
+    methods: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.counts or min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
+            raise ValueError(f"removal.counts must be different numbers of at least 1, got {list(self.counts)}.")
+        # An interval over a single query says nothing.
+        require_at_least("removal", self, queries=2, retrains=1)
+        if self.methods is not None and (not self.methods or len(set(self.methods)) < len(self.methods)):
+            raise ValueError(f"removal.methods must be null or different methods, got {list(self.methods)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How scores are compared with the truth.
+
+    Attributes:
+        resamples: Bootstrap resamples: of subsets and queries together (LDS), of queries (removal), of right and wrong
+            labels (detection).
         confidence: Of the intervals, in (0, 1).
         top: Most helpful and most harmful examples of a query that two methods are compared on.
     """

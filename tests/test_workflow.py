@@ -689,7 +689,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
             _must("properties", f"results/properties/{method}.json", "--method", method)
         scores = [f"{CELL}/scores/{method}.safetensors" for method in ("trak", "random")]
-        _must("agree", f"{CELL}/agreement.json", *OF_A_SIZE, "--scores", *scores)
+        _must("agree", f"{CELL}/agree/agreement.json", *OF_A_SIZE, "--scores", *scores)
         _must("report", "results")
     sys.modules.pop("fragile", None)
     return folder
@@ -753,7 +753,7 @@ def test_a_method_that_cannot_run_has_a_row_that_says_why_and_no_number(odd):
 
 
 def test_a_method_that_cannot_run_is_left_out_of_the_agreement_and_named(odd):
-    agreement = load_json(odd / CELL / "agreement.json")
+    agreement = load_json(odd / CELL / "agree" / "agreement.json")
 
     assert agreement["pairs"] == []
     assert agreement["methods"] == ["random"]

@@ -25,7 +25,7 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str], over
         {"experiment": experiment.name, "repeat": repeat, "train_size": size, **pair}
         for repeat in range(experiment.repeats)
         for size in experiment.data.train_sizes
-        for pair in load_json(folder / str(repeat) / str(size) / "agreement.json")["pairs"]
+        for pair in load_json(folder / str(repeat) / str(size) / "agree" / "agreement.json")["pairs"]
     ]
     table = make_agreement_table(rows, lambda means: over_repeats(means, experiment.evaluation.confidence))
     save_text(folder / "tables" / "agreement.csv", table.to_csv(index=False, float_format="%.6f"))

@@ -16,6 +16,8 @@ from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table
 def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
     """Write ``tables/*.csv|md``, ``figures/*.png|pdf``, a record and ``report.html``; give the text for a terminal.
 
+    Without a bank there is no LDS: only the cost.
+
     Args:
         folder: The experiment's folder of results.
         over_repeats: ``(means of the repeats, confidence) -> interval``.
@@ -26,12 +28,14 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         for size in experiment.data.train_sizes
         for method in experiment.methods
     ]
-    rows = [_lds_row(experiment, folder, *cell) for cell in cells]
-    lds = make_lds_table(rows, _rows_over_repeats(experiment, rows, over_repeats))
     cost = make_cost_table(
         [row for cell in cells for row in _method_costs(experiment, folder, *cell)]
         + _ground_truth_costs(experiment, folder)
     )
+    if experiment.bank is None:
+        return _write_cost_alone(experiment, folder, cells, cost)
+    rows = [_lds_row(experiment, folder, *cell) for cell in cells]
+    lds = make_lds_table(rows, _rows_over_repeats(experiment, rows, over_repeats))
     ranked = summarise(lds, cost)
     summary = ranked.to_markdown(index=False, disable_numparse=True)
     save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
@@ -59,6 +63,16 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     lines += [f"- {line}" for line in warnings]
     lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html\n")
     return "\n".join(lines)
+
+
+def _write_cost_alone(
+    experiment: Experiment, folder: Path, cells: list[tuple[int, int, str]], cost: pd.DataFrame
+) -> str:
+    save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
+    for suffix in ("png", "pdf"):
+        save_figure(folder / "figures" / f"cost.{suffix}", plot_cost(cost, list(experiment.methods)))
+    _write_record(experiment, folder, cells)
+    return f"\n{experiment.name}\n\nCost: {folder}/tables/cost.csv   Figures: {folder}/figures/\n"
 
 
 def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> dict[str, Any]:
@@ -108,10 +122,11 @@ def _method_costs(experiment: Experiment, folder: Path, repeat: int, size: int, 
 
 
 def _ground_truth_costs(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
-    """Rows of the bank and the checkpoints, as methods ``bank`` and ``checkpoints``, summed over their files."""
+    """Rows of all retraining, as methods ``bank``, ``checkpoints`` and ``removal``, summed over their files."""
     files = {
-        "bank": [f"bank/{shard}.safetensors" for shard in range(experiment.bank.shards)],
+        "bank": _bank_files(experiment),
         "checkpoints": [f"checkpoints/{index}.safetensors" for index in range(experiment.checkpoints)],
+        "removal": _removal_files(experiment),
     }
     rows = []
     for repeat in range(experiment.repeats):
@@ -119,6 +134,8 @@ def _ground_truth_costs(experiment: Experiment, folder: Path) -> list[dict[str, 
             for name, paths in files.items():
                 for path in paths:
                     record = load_record(folder / str(repeat) / str(size) / path)
+                    if "cost" not in record:  # removals of a method that can't run
+                        continue
                     rows += [
                         {**row, "phase": "train"} for row in _cost_rows(experiment, record, repeat, size, name, "ok")
                     ]
@@ -151,7 +168,18 @@ def _write_record(experiment: Experiment, folder: Path, cells: list[tuple[int, i
         jobs[path] = load_record(folder / path)
     for repeat in range(experiment.repeats):
         for size in experiment.data.train_sizes:
-            for shard in range(experiment.bank.shards):
-                path = f"{repeat}/{size}/bank/{shard}.safetensors"
+            for name in [*_bank_files(experiment), *_removal_files(experiment)]:
+                path = f"{repeat}/{size}/{name}"
                 jobs[path] = load_record(folder / path)
     save_json(folder / "tables" / "record.json", {"experiment": experiment, "jobs": jobs}, make_record({}))
+
+
+def _bank_files(experiment: Experiment) -> list[str]:
+    shards = experiment.bank.shards if experiment.bank else 0
+    return [f"bank/{shard}.safetensors" for shard in range(shards)]
+
+
+def _removal_files(experiment: Experiment) -> list[str]:
+    if experiment.removal is None:
+        return []
+    return ["keep/all.safetensors", *(f"remove/{method}.safetensors" for method in experiment.removal_methods)]

@@ -6,8 +6,12 @@ from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods
 from tdabench.stages.comparison import agree as agree
 from tdabench.stages.comparison import properties as properties
+from tdabench.stages.detection import detect as detect
 from tdabench.stages.judgement import evaluate as evaluate
 from tdabench.stages.judgement import report as report
+from tdabench.stages.removal import contrast as contrast
+from tdabench.stages.removal import keep as keep
+from tdabench.stages.removal import remove as remove
 from tdabench.stages.truth import dataset as dataset
 from tdabench.stages.truth import retrain as retrain
 from tdabench.stages.truth import split as split

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tdabench.components import instantiate
+from tdabench.data.base import Examples
 from tdabench.records import save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -15,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def attribute(arguments: argparse.Namespace) -> None:
-    """Score every training example for every query with one method."""
+    """Score every training example for every query with one method; where labels are planted, also for itself."""
     from tdabench.attributors.base import Problem, Unsupported
     from tdabench.attributors.run import run_attributor
     from tdabench.training.losses import image_loss
@@ -31,7 +34,7 @@ def attribute(arguments: argparse.Namespace) -> None:
         models=tuple(bench.load_model(path) for path in arguments.checkpoints),
         loss=image_loss,
         train=bench.train,
-        query=bench.query,
+        query=_with_train(bench) if bench.planted is not None else bench.query,
         reference=bench.reference,
         workspace=_empty_folder(arguments.output.parent.parent / "workspace" / arguments.method),
     )
@@ -45,7 +48,16 @@ def attribute(arguments: argparse.Namespace) -> None:
         return
     status = "; ".join(["ok", *(f"warning: {message}" for message in attribution.warnings)])
     record = bench.record(arguments, attribution.cost, status=status, **details)
-    save_tensors(arguments.output, {"scores": attribution.scores}, record)
+    num_queries = len(bench.query["label"])
+    tensors = {"scores": attribution.scores[:num_queries]}
+    if bench.planted is not None:
+        tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
+    save_tensors(arguments.output, tensors, record)
+
+
+def _with_train(bench: Bench) -> Examples:
+    """Give the queries and, after them, the training examples: a method's score of an example for itself."""
+    return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}
 
 
 def _empty_folder(folder: Path) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
@@ -36,8 +37,8 @@ class Bench:
 
     @functools.cached_property
     def train(self) -> Examples:
-        """The attribution set."""
-        return self.images.examples("train", self.split["pool"][: self.size], self.device)
+        """The attribution set, with the wrong labels that were planted in it."""
+        return self._pool(self.size)
 
     @functools.cached_property
     def query(self) -> Examples:
@@ -49,7 +50,23 @@ class Bench:
         """The data that defines the loss landscape."""
         if self.experiment.data.reference == "train":
             return self.train
-        return self.images.examples("train", self.split["pool"][: self.experiment.data.reference], self.device)
+        return self._pool(self.experiment.data.reference)
+
+    def _pool(self, count: int) -> Examples:
+        """Give the start of the pool; only what is in the attribution set has planted labels."""
+        examples = self.images.examples("train", self.split["pool"][:count], self.device)
+        planted = self.planted
+        if planted is not None:
+            labels = self.split["planted_labels"][: len(planted)]
+            examples["label"][planted.to(self.device)] = labels.to(self.device)
+        return examples
+
+    @property
+    def planted(self) -> Int[Tensor, " planted"] | None:
+        """Places in the attribution set whose label is wrong on purpose; None if the experiment plants none."""
+        if "planted" not in self.split:
+            return None
+        return self.split["planted"][self.split["planted"] < self.size]
 
     @functools.cached_property
     def warmup(self) -> Examples:

@@ -7,6 +7,7 @@ from tdabench.components import Component, instantiate
 from tdabench.config import load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import split_indices
+from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_images
@@ -28,7 +29,7 @@ def dataset(arguments: argparse.Namespace) -> None:
 
 
 def split(arguments: argparse.Namespace) -> None:
-    """Draw the attribution pool, the queries and the warm-up set of one repeat."""
+    """Draw the attribution pool, the queries and the warm-up set of one repeat, and plant wrong labels."""
     experiment = load_experiment(arguments.experiment)
     images = load_images(arguments.dataset)
     stream = ("split", arguments.repeat)
@@ -38,6 +39,13 @@ def split(arguments: argparse.Namespace) -> None:
         experiment.data,
         generator=make_generator(experiment.seed, *stream),
     )
+    if experiment.data.mislabelled:
+        indices |= plant_wrong_labels(
+            images.train_labels[indices["pool"]],
+            experiment.data.mislabelled,
+            classes=images.train_labels.unique(),
+            generator=make_generator(experiment.seed, *stream, "mislabelled"),
+        )
     record = make_record({"data": experiment.data}, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
     save_tensors(arguments.output, indices, record)
 
