@@ -35,6 +35,27 @@ def bank_of(wildcards):
     return [f"{folder}/bank/{shard}.safetensors" for shard in range(experiment.bank.shards)]
 
 
+def scores_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
+    return [f"{folder}/scores/{method}.safetensors" for method in experiment.methods]
+
+
+def varied_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    folder = f"results/{wildcards.experiment}/{wildcards.repeat}/{wildcards.train_size}"
+    return [f"{folder}/vary/{method}.safetensors" for method in experiment.varied_methods]
+
+
+def comparisons_of(wildcards):
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return [
+        f"results/{experiment.name}/{repeat}/{train_size}/compare/comparison.json"
+        for repeat in range(experiment.repeats)
+        for train_size in experiment.data.train_sizes
+    ]
+
+
 def evaluations_of(wildcards):
     experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
     return [
@@ -154,6 +175,45 @@ rule attribute:
         " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
 
 
+rule vary:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=checkpoints_of,
+    output:
+        "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/vary-{method}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("vary"),
+    shell:
+        "tdabench vary {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule compare:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores=scores_of,
+        bank=bank_of,
+        varied=varied_of,
+    output:
+        "results/{experiment}/{repeat}/{train_size}/compare/comparison.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/compare.log",
+    params:
+        settings=settings_of("compare"),
+    shell:
+        "tdabench compare {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --split {input.split} --scores {input.scores} --bank {input.bank} --varied {input.varied}"
+        " --output {output} > {log} 2>&1"
+
+
 rule evaluate:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -175,6 +235,7 @@ rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         evaluations=evaluations_of,
+        comparisons=comparisons_of,
     output:
         lds="results/{experiment}/tables/lds.csv",
         cost="results/{experiment}/tables/cost.csv",

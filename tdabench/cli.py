@@ -52,10 +52,20 @@ def make_parser() -> argparse.ArgumentParser:
     attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
     attribute.add_argument("--method", required=True, help="its key in the experiment file")
     attribute.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    vary = _add_stage(
+        stages, "vary", "score once more: other checkpoints, other random numbers", repeat=True, model=True
+    )
+    vary.add_argument("--method", required=True, help="its key in the experiment file")
+    vary.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
     evaluate = _add_stage(stages, "evaluate", "compare scores with the bank", repeat=True)
     evaluate.add_argument("--train-size", type=int, required=True)
     evaluate.add_argument("--scores", type=Path, required=True)
     evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    compare = _add_stage(stages, "compare", "compare every two methods, and the bank with itself", repeat=True)
+    compare.add_argument("--train-size", type=int, required=True)
+    compare.add_argument("--scores", type=Path, nargs="+", required=True, help="one file a method")
+    compare.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    compare.add_argument("--varied", type=Path, nargs="*", default=[], help="files of `vary`")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
     methods = stages.add_parser("methods", help="list the built-in methods")
@@ -67,9 +77,27 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
     )
-    for stage in (methods, check):
+    power = _add_power(stages)
+    for stage in (methods, check, power):
         stage.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _add_power(stages: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    power = stages.add_parser("power", help="say how many subsets and retrains a wished precision needs")
+    power.add_argument("pilot", type=Path, nargs="?", help="a comparison.json; without one, give the planning values")
+    power.add_argument("--half-width", type=float, required=True, help="of the interval of an LDS or a difference")
+    power.add_argument("--method", help="of the pilot (default: its best)")
+    power.add_argument("--against", help="plan for the difference to this method (without a pilot: to any)")
+    power.add_argument("--agreement", type=float, help="expected rank correlation of two retrains")
+    power.add_argument("--lds", type=float, help="expected LDS against the mean of very many retrains")
+    power.add_argument("--queries", type=int, help="scored queries (default: the pilot's)")
+    power.add_argument("--shared", type=float, default=0.3, help="share of variance that queries have in common (0.3)")
+    power.add_argument("--query-spread", type=float, default=0.1, help="standard deviation of LDS over queries (0.1)")
+    power.add_argument("--confidence", type=float, default=0.95, help="of the interval (0.95)")
+    power.add_argument("--subsets", type=int, nargs="+", default=[25, 50, 100, 200, 400, 800], metavar="N")
+    power.add_argument("--retrains", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    return power
 
 
 def _add_stage(

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tdabench.components import Component, build, describe, require_mapping
-from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, require_at_least
+from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, VarianceSettings, require_at_least
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -33,6 +33,7 @@ class Experiment:
     repeats: int = 1
     checkpoints: int = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    variance: VarianceSettings | None = None
 
     def __post_init__(self) -> None:
         require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
@@ -41,6 +42,24 @@ class Experiment:
                 raise ValueError(f"A name of a {what} has only a-z, 0-9 and _, got {name!r}.")
         if not self.methods:
             raise ValueError("methods must name at least one method.")
+        if self.variance is not None:
+            self._check_variance(self.variance)
+
+    def _check_variance(self, variance: VarianceSettings) -> None:
+        if variance.checkpoints > self.checkpoints:
+            raise ValueError(
+                f"variance.checkpoints must be at most checkpoints ({self.checkpoints}), got {variance.checkpoints}."
+            )
+        unknown = [name for name in variance.methods or () if name not in self.methods]
+        if unknown:
+            raise ValueError(f"variance.methods has {unknown[0]!r}; there are {', '.join(self.methods)}.")
+
+    @property
+    def varied_methods(self) -> tuple[str, ...]:
+        """The methods that are attributed more than once."""
+        if self.variance is None:
+            return ()
+        return tuple(self.methods) if self.variance.methods is None else self.variance.methods
 
     def stage_settings(self, stage: str, method: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
@@ -65,6 +84,12 @@ class Experiment:
             "train": training,
             "retrain": {**training, "bank": dataclasses.asdict(self.bank)},
             "evaluate": {"seed": self.seed, "evaluation": dataclasses.asdict(self.evaluation)},
+            "compare": {
+                "seed": self.seed,
+                "evaluation": dataclasses.asdict(self.evaluation),
+                "methods": list(self.methods),
+                "varied": list(self.varied_methods),
+            },
             "report": {"methods": list(self.methods), "sizes": list(self.data.train_sizes), "repeats": self.repeats},
         }
         if method is not None:
@@ -73,6 +98,8 @@ class Experiment:
                 "reference": self.data.reference,
                 "method": describe(self.methods[method]),
             }
+            counts = dataclasses.asdict(self.variance or VarianceSettings())
+            slices["vary"] = {**slices["attribute"], **{key: counts[key] for key in ("checkpoints", "runs")}}
         if stage not in slices:
             raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
         return json.dumps(slices[stage], sort_keys=True)
@@ -119,7 +146,10 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "training": Recipe,
         "bank": BankSettings,
         "evaluation": EvaluationSettings,
+        "variance": VarianceSettings,
     }
+    if content.get("variance", ...) is None:
+        del content["variance"]
     for key, section in sections.items():
         if key in content:
             content[key] = build(section, content[key], where=key)

@@ -30,7 +30,7 @@ WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "mkdir", "
 WRITING_FUNCTIONS = {("os", "replace"), ("os", "remove"), ("torch", "save"), ("json", "dump"), ("yaml", "dump")}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
-COMMANDS_WITHOUT_RULE = {"methods", "check"}
+COMMANDS_WITHOUT_RULE = {"methods", "check", "power"}
 
 
 def _tree(source: str) -> ast.Module:

@@ -5,6 +5,7 @@ import math
 
 import torch
 from jaxtyping import Float
+from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
@@ -58,10 +59,8 @@ class Spread:
         return (1 + int((draws >= abs(self.mean) - 1e-12).sum())) / (len(draws) + 1)
 
     def _wider(self, confidence: float) -> float:
-        from scipy.stats import norm, t
-
         upper = (1 + confidence) / 2
-        return float(t.ppf(upper, self.freedom) / norm.ppf(upper)) if self.freedom else math.nan
+        return float(stdtrit(self.freedom, upper) / ndtri(upper)) if self.freedom else math.nan
 
 
 def make_spread(
@@ -150,13 +149,11 @@ def bootstrap_means(
 
 def over_repeats(means: list[float], confidence: float) -> Interval:
     """Mean over repeats with its standard error; the interval is Student's t, NaN for a single repeat."""
-    from scipy.stats import t
-
     values = torch.tensor(means, dtype=torch.float64)
     count = len(values)
     if count < 2:
         return Interval(mean=values.mean().item(), low=math.nan, high=math.nan, standard_error=math.nan)
     error = (values.std() / count**0.5).item()
-    reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+    reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     mean = values.mean().item()
     return Interval(mean=mean, low=mean - reach, high=mean + reach, standard_error=error)

@@ -7,16 +7,19 @@ import pandas as pd
 
 from tdabench.config import Experiment
 from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
+from tdabench.report.comparisons import describe_ranking, make_comparison_tables
 from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
+from tdabench.report.pair_figure import plot_pairs
 from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
 
 
-def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
+def write_report(experiment: Experiment, folder: Path, over_repeats: Any, compare_repeats: Any) -> str:
     """Write ``tables/*.csv``, ``tables/lds.md``, ``figures/*.png|pdf`` and a record; give the text for a terminal.
 
     Args:
         folder: The experiment's folder of results.
         over_repeats: ``(means of the repeats, confidence) -> interval``.
+        compare_repeats: ``(comparisons of one size, confidence) -> (rows of pairs, ranking)``.
     """
     cells = [
         (repeat, size, method)
@@ -34,8 +37,12 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
     save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
     save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
     save_text(folder / "tables" / "lds.md", summary + "\n")
+    compared = _compare(experiment, folder, compare_repeats, over_repeats)
+    for name, table in compared.items():
+        save_text(folder / "tables" / f"{name}.csv", table.to_csv(index=False, float_format="%.6f"))
     figures = {
-        "lds": plot_lds(lds),
+        "lds": plot_lds(lds, compared["null"]),
+        "pairs": plot_pairs(compared["pairs"], compared["ranking"], lds),
         "lds_by_repeat": plot_lds_by_repeat(lds),
         "cost": plot_cost(cost, list(experiment.methods)),
     }
@@ -49,9 +56,19 @@ def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str
         if row["status"] != "ok"
     ]
     lines = [f"\n{experiment.name}\n", summary, ""]
+    lines += ["Methods that share a letter are not told apart:", *describe_ranking(compared["ranking"]), ""]
     lines += [f"- {line}" for line in warnings]
     lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/\n")
     return "\n".join(lines)
+
+
+def _compare(experiment: Experiment, folder: Path, compare_repeats: Any, over_repeats: Any) -> dict[str, pd.DataFrame]:
+    comparisons = {
+        (repeat, size): load_json(folder / str(repeat) / str(size) / "compare" / "comparison.json")
+        for repeat in range(experiment.repeats)
+        for size in experiment.data.train_sizes
+    }
+    return make_comparison_tables(experiment.name, comparisons, compare_repeats, over_repeats)
 
 
 def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """One function a stage: where the rooms meet. Load, call one function of a room, save."""
 
 from tdabench.stages.attribution import attribute as attribute
+from tdabench.stages.attribution import vary as vary
 from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods
+from tdabench.stages.comparison import compare as compare
 from tdabench.stages.judgement import evaluate as evaluate
 from tdabench.stages.judgement import report as report
+from tdabench.stages.planning import power as power
 from tdabench.stages.truth import dataset as dataset
 from tdabench.stages.truth import retrain as retrain
 from tdabench.stages.truth import split as split

@@ -10,7 +10,7 @@ from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
 from tdabench.evaluation.lds import rank_correlation
 
 SUBSETS, QUERIES, METHODS, RESAMPLES = 100, 1000, 8, 10_000
-FEW = 20
+FEW = 4
 
 
 def main() -> None:
