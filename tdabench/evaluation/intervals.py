@@ -95,13 +95,16 @@ def make_spread(
     # A bootstrap's variance is that of the draw, not of the population: one too few is counted.
     over_subsets = subsets[kept].var().item() * num_subsets / (num_subsets - 1)
     over_queries = seen.var().item() / count if count > 1 else 0.0
-    pairs = min(max(two_way - over_subsets - over_queries, 0.0), over_subsets, over_queries)
-    scale = math.sqrt((over_subsets + over_queries - pairs) / two_way) if two_way > 0 else 0.0
+    pairs = max(two_way - over_subsets - over_queries, 0.0)
+    # Each is at least the single pairs' part; as estimates they may not be.
+    variance = max(over_subsets + over_queries - pairs, min(over_subsets, over_queries))
+    beyond = max(variance - over_subsets, 0.0)
+    scale = math.sqrt(variance / two_way) if two_way > 0 else 0.0
     return Spread(
         mean=seen.mean().item(),
         deviations=(both - both[kept].mean()) * scale,
-        over_queries=over_queries - pairs,
-        over_subsets=over_subsets,
+        over_queries=beyond,
+        over_subsets=variance - beyond,
         freedom=min(num_subsets, count) - 1 if count > 1 else num_subsets - 1,
     )
 

@@ -81,7 +81,7 @@ def _draw_chance(axes: Axes, null: pd.DataFrame | None, *, along_sizes: bool) ->
     low, high = bands["null_low"].min(), bands["null_high"].max()
     look = {"color": "#b0b0b0", "alpha": 0.3, "linewidth": 0}
     if along_sizes:
-        axes.fill_between(low.index, low, high, label="chance (95 %)", **look)
+        axes.fill_between(low.index, low, high, label="chance", **look)
     else:
         axes.axvspan(low.iloc[0], high.iloc[0], **look)
         axes.annotate("chance", (high.iloc[0], 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=8)
