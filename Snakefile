@@ -194,6 +194,48 @@ rule attribute:
         " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
 
 
+rule vary:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/vary-{method}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("vary"),
+    shell:
+        "tdabench vary {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule compare:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
+        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+        varied=every(
+            "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
+            methods=lambda experiment: experiment.varied_methods,
+        ),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/compare/comparison.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/compare.log",
+    params:
+        settings=settings_of("compare"),
+    shell:
+        "tdabench compare {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --split {input.split} --scores {input.scores} --bank {input.bank} --varied {input.varied}"
+        " --output {output} > {log} 2>&1"
+
+
 rule evaluate:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -316,6 +358,7 @@ rule report:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/0/split.safetensors",
         evaluations=every("results/{experiment}/{repeat}/{train_size}/lds/{method}.json"),
+        comparisons=every("results/{experiment}/{repeat}/{train_size}/compare/comparison.json"),
         agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
         properties=every("results/{experiment}/properties/{method}.json"),
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),

@@ -1,11 +1,11 @@
-"""The command ``tdabench <stage>``: parse, load, call one function, save."""
+"""The command ``tdabench <stage>``: parse, call one function, and tell an error plainly."""
 
-import argparse
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from tdabench.parser import make_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,112 +26,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"tdabench {parsed.stage}: {error}\n")
         return 1
     return 0
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    parser = argparse.ArgumentParser(
-        prog="tdabench",
-        description="Benchmark of training-data attribution, judged by retraining. The workflow calls these stages; "
-        "type `snakemake lds_digits` to run them all.",
-    )
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-
-    dataset = _add_stage(stages, "dataset", "load and check a dataset, and check every setting of the experiment")
-    dataset.add_argument(
-        "--data",
-        type=Path,
-        default=Path(os.environ.get("TDABENCH_DATA", "data")),
-        help="folder of the data (default: $TDABENCH_DATA, else data/)",
-    )
-    _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
-    train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
-    train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
-    retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)
-    retrain.add_argument("--shard", type=int, required=True, help="which one, from 0")
-    attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
-    attribute.add_argument("--method", required=True, help="its key in the experiment file")
-    attribute.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
-    evaluate = _add_stage(stages, "evaluate", "compare scores with the bank", repeat=True)
-    evaluate.add_argument("--train-size", type=int, required=True)
-    evaluate.add_argument("--scores", type=Path, required=True)
-    evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
-    agree = _add_stage(stages, "agree", "compare every two methods' scores", repeat=True)
-    agree.add_argument("--train-size", type=int, required=True)
-    agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
-    properties = _add_stage(stages, "properties", "find a method's properties by running it on made-up problems")
-    properties.add_argument("--method", required=True, help="its key in the experiment file")
-    _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
-    remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
-    remove.add_argument("--method", required=True, help="its key in the experiment file")
-    remove.add_argument("--scores", type=Path, required=True)
-    _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
-    _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
-    _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
-
-    methods = stages.add_parser("methods", help="list the built-in methods")
-    check = stages.add_parser("check", help="check a method (package.module:Class) against the public contract")
-    check.add_argument("path")
-    check.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in YAML; may stand several times"
-    )
-    check.add_argument(
-        "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
-    )
-    for stage in (methods, check, *_add_bank_commands(stages)):
-        stage.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
-    return parser
-
-
-def _add_bank_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentParser]:
-    """Describe `tdabench bank`: banks as files that others can use."""
-    summary = "export, import or show a bank of retrained models, or score against it"
-    group = stages.add_parser("bank", help=summary).add_subparsers(dest="action", required=True, metavar="COMMAND")
-    export = group.add_parser("export", help="make one file of an experiment's shards")
-    export.add_argument("shards", type=Path, nargs="+", help="every shard: results/NAME/REPEAT/SIZE/bank/*.safetensors")
-    fetch = group.add_parser("import", help="make a bank of others' arrays, or put a bank into an experiment's results")
-    fetch.add_argument("sources", type=Path, nargs="+", help="a bank, kronfluence's folder, or files with arrays")
-    fetch.add_argument("--format", choices=("tdabench", "kronfluence", "arrays"), default="tdabench")
-    fetch.add_argument("--masks", default="masks", help="arrays: name of the masks, (subset, train) (default: masks)")
-    fetch.add_argument("--losses", default="losses", help="arrays: name of the losses, (subset[, retrain], query)")
-    fetch.add_argument("--num-train", type=int, help="arrays: masks are lists of indices into so many examples")
-    fetch.add_argument("--averaged", type=int, help="retrains whose mean each loss is (kronfluence: 5, arrays: 1)")
-    fetch.add_argument("--tuning-queries", type=int, default=0, help="the last so many queries are not scored")
-    fetch.add_argument("--into", type=Path, help="put the bank into results/NAME/REPEAT/SIZE instead")
-    fetch.add_argument("--experiment", type=Path, help="with --into: the YAML file, whose settings must agree")
-    for command in (export, fetch):
-        command.add_argument("--output", type=Path, required=command is export, help="bank to write, never overwritten")
-        command.add_argument("--dataset", type=Path, help="file of `dataset` (default: the one of the results)")
-        command.add_argument("--split", type=Path, help="file of `split` (default: the one of the results)")
-    show = group.add_parser("show", help="describe a bank")
-    score = group.add_parser("score", help="compare scores with a bank: LDS, interval, ceiling")
-    for command in (show, score):
-        command.add_argument("bank", type=Path)
-    score.add_argument("--scores", type=Path, nargs="+", action="extend", required=True, help=".npy, .safetensors, ...")
-    score.add_argument("--name", default="scores", help="array to take of a file with several (default: scores)")
-    score.add_argument("--negate", action="store_true", help="the scores are positive where an example harms")
-    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
-    score.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    score.add_argument("--seed", type=int, help="of the bootstrap and the random scores (default: the bank's, or 0)")
-    score.add_argument("--output", type=Path, help="table to write, as CSV")
-    return [export, fetch, show, score]
-
-
-def _add_stage(
-    stages: argparse._SubParsersAction, name: str, summary: str, *, repeat: bool = False, model: bool = False
-) -> argparse.ArgumentParser:
-    stage = stages.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    stage.add_argument("experiment", type=Path, help="the experiment's YAML file")
-    stage.add_argument("--output", type=Path, required=True, help="file to write, whole or not at all")
-    stage.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    if repeat:
-        stage.add_argument("--repeat", type=int, required=True, help="which repetition, from 0")
-    if repeat and name != "split":
-        stage.add_argument("--split", type=Path, required=True, help="file of `split`")
-    if name == "split" or model:
-        stage.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
-    if model:
-        stage.add_argument("--train-size", type=int, required=True, help="size of the attribution set")
-        stage.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
-        stage.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    return stage

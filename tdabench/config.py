@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
-from tdabench.components import Component, build, describe, require_mapping
+from tdabench.components import Component, build, require_mapping
 from tdabench.settings import (
     BankSettings,
     DataSettings,
     EvaluationSettings,
     Recipe,
     RemovalSettings,
+    VarianceSettings,
     require_at_least,
 )
+from tdabench.slices import slice_settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -31,6 +33,7 @@ class Experiment:
     Attributes:
         repeats: Whole repetitions with other seeds (the paper's five).
         checkpoints: Models trained on the whole attribution set; the first is attributed, ensembles use all.
+        variance: Further attributions, which tell how much of the LDS's spread is checkpoint and random numbers.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Experiment:
     repeats: int = 1
     checkpoints: int = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    variance: VarianceSettings | None = None
 
     def __post_init__(self) -> None:
         require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
@@ -52,15 +56,18 @@ class Experiment:
                 raise ValueError(f"A name of a {what} has only a-z, 0-9 and _, got {name!r}.")
         if not self.methods:
             raise ValueError("methods must name at least one method.")
-        if self.evaluation.top >= min(self.data.train_sizes):
-            raise ValueError(
-                f"evaluation.top must be below the smallest of data.train_sizes ({min(self.data.train_sizes)}), "
-                f"got {self.evaluation.top}."
-            )
         if self.bank is None and self.removal is None and not self.data.mislabelled:
             raise ValueError("An experiment asks something: give it bank, removal or a data.mislabelled above 0.")
+        smallest = min(self.data.train_sizes)
+        if self.evaluation.top >= smallest:
+            raise ValueError(
+                f"evaluation.top must be below the smallest of data.train_sizes ({smallest}), "
+                f"got {self.evaluation.top}."
+            )
         if self.removal is not None:
             self._check_removal(self.removal)
+        if self.variance is not None:
+            self._check_variance(self.variance)
 
     def _check_removal(self, removal: RemovalSettings) -> None:
         smallest, most = min(self.data.train_sizes), max(removal.counts)
@@ -73,18 +80,37 @@ class Experiment:
             raise ValueError(
                 f"removal.queries must be at most data.queries ({self.data.queries}), got {removal.queries}."
             )
-        unknown = [method for method in removal.methods or () if method not in self.methods]
-        if unknown:
+        self._choose_methods("removal", removal)
+
+    def _check_variance(self, variance: VarianceSettings) -> None:
+        if self.bank is None:
+            raise ValueError("variance divides the LDS's spread, and there is no LDS without bank: give it one.")
+        if variance.checkpoints > self.checkpoints:
             raise ValueError(
-                f"There is no method {unknown[0]} for removal.methods; there are {', '.join(self.methods)}."
+                f"variance.checkpoints must be at most checkpoints ({self.checkpoints}), got {variance.checkpoints}."
             )
+        self._choose_methods("variance", variance)
 
     @property
     def removal_methods(self) -> tuple[str, ...]:
         """The methods whose most helpful examples are removed."""
-        if self.removal is None:
+        return self._choose_methods("removal", self.removal)
+
+    @property
+    def varied_methods(self) -> tuple[str, ...]:
+        """The methods that are attributed more than once."""
+        return self._choose_methods("variance", self.variance)
+
+    def _choose_methods(self, section: str, settings: RemovalSettings | VarianceSettings | None) -> tuple[str, ...]:
+        """Give the methods that a section is about: those it names, or all; none without the section."""
+        if settings is None:
             return ()
-        return tuple(self.methods) if self.removal.methods is None else self.removal.methods
+        unknown = [method for method in settings.methods or () if method not in self.methods]
+        if unknown:
+            raise ValueError(
+                f"There is no method {unknown[0]} for {section}.methods; there are {', '.join(self.methods)}."
+            )
+        return tuple(self.methods) if settings.methods is None else settings.methods
 
     def stage_settings(self, stage: str, method: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
@@ -94,60 +120,10 @@ class Experiment:
         Raises:
             ValueError: If there is no such stage.
         """
-        data = dataclasses.asdict(self.data)
-        source = describe(Component(path=self.data.source))
-        split = {"seed": self.seed, **{key: data[key] for key in ("queries", "tuning_queries", "warmup")}}
-        if self.data.mislabelled:  # absent otherwise: splits made before there was this key stay valid
-            split["mislabelled"] = self.data.mislabelled
-        training = {
-            "seed": self.seed,
-            "model": describe(self.model),
-            "training": dataclasses.asdict(self.training),
-            "reference": self.data.reference,
-        }
-        evaluation = dataclasses.asdict(self.evaluation)
-        top = evaluation.pop("top")
-        slices: dict[str, Any] = {
-            "dataset": source,
-            "split": {"source": source, **split},
-            "train": training,
-            "retrain": {**training, "bank": dataclasses.asdict(self.bank) if self.bank else None},
-            **self._question_slices(training),
-            "evaluate": {"seed": self.seed, "evaluation": evaluation},
-            "agree": {"seed": self.seed, "evaluation": evaluation, "top": top, "methods": list(self.methods)},
-            "report": {"methods": list(self.methods), "sizes": list(self.data.train_sizes), "repeats": self.repeats},
-        }
-        if method is not None:
-            slices["attribute"] = {
-                "seed": self.seed,
-                "reference": self.data.reference,
-                "method": describe(self.methods[method]),
-            }
-            slices["properties"] = {
-                "seed": self.seed,
-                "checkpoints": self.checkpoints,
-                "method": describe(self.methods[method]),
-            }
+        slices = slice_settings(self, method)
         if stage not in slices:
             raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
         return json.dumps(slices[stage], sort_keys=True)
-
-    def _question_slices(self, training: dict[str, Any]) -> dict[str, Any]:
-        """Give the slices of the stages that remove examples and find wrong labels."""
-        removal = dataclasses.asdict(self.removal) if self.removal else {}
-        removal.pop("methods", None)  # another method is another job, not another result
-        judged = {
-            "seed": self.seed,
-            "evaluation": dataclasses.asdict(self.evaluation),
-            "sizes": list(self.data.train_sizes),
-            "repeats": self.repeats,
-        }
-        return {
-            "keep": {**training, "removal": {key: removal[key] for key in removal if key != "counts"}},
-            "remove": {**training, "removal": removal},
-            "contrast": {**judged, "methods": list(self.removal_methods)},
-            "detect": {**judged, "methods": list(self.methods)},
-        }
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -192,7 +168,10 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "bank": BankSettings,
         "removal": RemovalSettings,
         "evaluation": EvaluationSettings,
+        "variance": VarianceSettings,
     }
+    if content.get("variance", ...) is None:
+        del content["variance"]
     for key, section in sections.items():
         if key in content and not (content[key] is None and key in ("bank", "removal")):
             content[key] = build(section, content[key], where=key)

@@ -173,6 +173,27 @@ class EvaluationSettings:
             raise ValueError(f"evaluation.confidence must lie in (0, 1), got {self.confidence}.")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VarianceSettings:
+    """Attributions once more, to tell what the checkpoint's seed and the method's random numbers do to the LDS.
+
+    Attributes:
+        checkpoints: So many checkpoints are attributed, each in turn the first of the models.
+        runs: Attributions of each checkpoint, with other random numbers.
+        methods: Which methods; null for all.
+    """
+
+    checkpoints: int = 2
+    runs: int = 2
+    methods: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        # With a single run, the two can't be told apart.
+        require_at_least("variance", self, checkpoints=1, runs=2)
+        if self.methods is not None and (not self.methods or len(set(self.methods)) < len(self.methods)):
+            raise ValueError(f"variance.methods must be different methods, or null for all, got {list(self.methods)}.")
+
+
 def require_at_least(section: str, settings: Any, **lowest: int) -> None:
     """Check settings against their lowest values; the message names section, setting and value."""
     for name, low in lowest.items():

@@ -1,6 +1,7 @@
 """The command line, as a person meets it: help, lists, errors of one line, and the check of a method."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ from tdabench.stages.bench import load_images
 
 REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
+STAGES = (
+    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "keep",
+    "remove", "contrast", "detect", "report", "check", "power", "bank",
+)  # fmt: skip
 SIMILARITY = """
 import dataclasses
 
@@ -69,10 +74,7 @@ def test_the_installed_command_gives_help_without_importing_torch():
     assert "torch" not in imported
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "properties", "report", "check"],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_help(capsys, stage):
     with pytest.raises(SystemExit) as stop:
         cli.main([stage, "--help"])
@@ -175,6 +177,69 @@ def test_a_size_that_is_added_later_must_fit_into_the_split(capsys, loaded):
 
     assert "5000" in line
     assert "1297" in line
+
+
+def test_a_method_that_is_not_varied_says_so(capsys, loaded):
+    plain = Path("plain.yaml")
+    plain.write_text(re.sub(r"(?m)^variance:.*\n", "", DIGITS.read_text()))
+
+    line = _error(
+        capsys, "vary", "plain.yaml", *loaded, "--train-size", "250", "--method", "bif", "--checkpoints", "c",
+        "--output", "o",
+    )  # fmt: skip
+
+    assert line.startswith("tdabench vary: plain.yaml does not vary bif: it has no section variance, or ")
+
+
+def test_a_comparison_without_a_methods_scores_names_it(capsys, here):
+    line = _error(
+        capsys, "compare", str(DIGITS), "--repeat", "0", "--train-size", "250", "--split", "s", "--bank", "b",
+        "--scores", "scores/bif.safetensors", "scores/random.safetensors", "--output", "o",
+    )  # fmt: skip
+
+    assert line.startswith("tdabench compare: --scores has no file of ekfac, kfac, diagonal, gradsim, trak, query_ind")
+    assert line.endswith("give one a method, named by its key.")
+
+
+# Planning
+
+
+def test_a_plan_from_values_marks_the_cheapest_bank_that_suffices(capsys):
+    values = ["--agreement", "0.5", "--lds", "0.4", "--queries", "50", "--subsets", "50", "400", "--retrains", "1"]
+
+    status = cli.main(["power", "--half-width", "0.05", *values])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert lines[0] == "LDS, from planning values; 50 queries, wished half-width 0.05 at 95%"
+    assert lines[2].split() == ["subsets", "retrains", "ceiling", "LDS", "half-width", "models"]
+    assert [line.split()[:2] for line in lines[3:5]] == [["50", "1"], ["*", "400"]]
+    assert lines[-1] == "* the cheapest that suffices"
+
+
+def test_a_plan_that_no_bank_fulfils_says_what_would_help(capsys):
+    values = ["--agreement", "0.5", "--lds", "0.4", "--queries", "50", "--subsets", "50", "--against", "another"]
+
+    cli.main(["power", "--half-width", "1e-4", *values])
+
+    output = capsys.readouterr().out
+    assert output.startswith("Difference of two methods, from planning values")
+    assert "None of these suffices; the narrowest is 0." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Without a pilot, --agreement, --lds, --queries must be given: what you expect."),
+        (["--agreement", "0.5", "--lds", "0.4", "--queries", "9", "--method", "bif"], "--method bif is for a pilot"),
+        (["absent.json", "--lds", "0.4"], "--lds is known from the pilot: leave it out, or plan without a pilot."),
+        (["absent.json"], "[Errno 2] No such file or directory: 'absent.json'"),
+    ],
+)
+def test_a_plan_without_what_it_needs_is_one_line(capsys, here, arguments, message):
+    line = _error(capsys, "power", *arguments, "--half-width", "0.02")
+
+    assert line.startswith(f"tdabench power: {message}")
 
 
 # The check of a method

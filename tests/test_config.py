@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from tdabench.components import Component, describe, instantiate
 from tdabench.config import Experiment, load_experiment, read_yaml
-from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe
+from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, VarianceSettings
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "agree", "properties", "report")
+STAGES = (
+    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "report"
+)  # fmt: skip
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
     "repeats": 2,
@@ -38,6 +40,7 @@ EXPERIMENT: dict[str, Any] = {
         "gradsim": {"attributor": "tdabench.attributors.kronfluence:Kronfluence", "strategy": "identity"},
     },
     "evaluation": {"resamples": 100, "confidence": 0.9, "top": 20},
+    "variance": {"checkpoints": 2, "runs": 3, "methods": ["gradsim"]},
 }
 
 
@@ -92,6 +95,7 @@ def test_every_value_of_a_file_arrives_in_its_place(tmp_path):
             ),
         },
         evaluation=EvaluationSettings(resamples=100, confidence=0.9, top=20),
+        variance=VarianceSettings(checkpoints=2, runs=3, methods=("gradsim",)),
     )
 
 
@@ -108,6 +112,22 @@ def test_an_experiment_survives_being_written_as_yaml_and_read_again(tmp_path):
     assert second == first
     for stage in STAGES:
         assert second.stage_settings(stage, "gradsim") == first.stage_settings(stage, "gradsim")
+
+
+@pytest.mark.parametrize("content", [_without("variance"), _changed("variance", None)], ids=["absent", "null"])
+def test_without_a_section_variance_no_method_is_attributed_twice(tmp_path, content):
+    experiment = load_experiment(_write(tmp_path, content))
+
+    assert experiment.variance is None
+    assert experiment.varied_methods == ()
+
+
+def test_every_method_is_varied_unless_some_are_named(tmp_path):
+    named = load_experiment(_write(tmp_path, EXPERIMENT))
+    every = load_experiment(_write(tmp_path, _changed("variance", "methods", None)))
+
+    assert named.varied_methods == ("gradsim",)
+    assert every.varied_methods == ("random", "gradsim")
 
 
 def test_the_order_of_keys_changes_no_stage_settings(tmp_path):
@@ -323,6 +343,12 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
         (("evaluation", "confidence", 1), r"evaluation\.confidence must lie in \(0, 1\), got 1"),
         (("evaluation", "confidence", 0), r"evaluation\.confidence must lie in \(0, 1\), got 0"),
         (("methods", {}), "methods must name at least one method"),
+        (("variance", "checkpoints", 0), r"variance\.checkpoints must be at least 1, got 0"),
+        (("variance", "checkpoints", 3), r"variance\.checkpoints must be at most checkpoints \(2\), got 3"),
+        (("variance", "runs", 1), r"variance\.runs must be at least 2, got 1"),
+        (("variance", "methods", []), r"variance\.methods must be different methods, or null for all, got \[\]"),
+        (("variance", "methods", ["random", "random"]), r"variance\.methods must be different methods"),
+        (("variance", "methods", ["bif"]), r"There is no method bif for variance\.methods; there are random, gradsim"),
     ],
 )
 def test_a_value_out_of_range_is_refused(tmp_path, change, message):
@@ -421,7 +447,11 @@ YAML_VALUES = st.recursive(
 )
 PLACES = [
     *((key,) for key in EXPERIMENT),
-    *((section, key) for section in ("data", "training", "bank", "evaluation", "model") for key in EXPERIMENT[section]),
+    *(
+        (section, key)
+        for section in ("data", "training", "bank", "evaluation", "variance", "model")
+        for key in EXPERIMENT[section]
+    ),
     ("methods", "random"),
     ("methods", "random", "attributor"),
     ("methods", "gradsim", "strategy"),
@@ -469,7 +499,10 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (("seed", 4), {"split", "train", "retrain", "attribute", "evaluate", "agree", "properties"}),
+        (
+            ("seed", 4),
+            {"split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties"},
+        ),
         (("repeats", 3), {"report"}),
         (("checkpoints", 3), {"properties"}),
         (("data", "source", "tdabench.data.cifar10:CIFAR10"), {"dataset", "split"}),
@@ -477,13 +510,16 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("data", "queries", 21), {"split"}),
         (("data", "tuning_queries", 6), {"split"}),
         (("data", "warmup", 6), {"split"}),
-        (("data", "reference", 250), {"train", "retrain", "attribute"}),
+        (("data", "reference", 250), {"train", "retrain", "attribute", "vary"}),
         (("model", "width", 5), {"train", "retrain"}),
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
-        (("methods", "gradsim", "damping", 0.1), {"attribute", "properties"}),
-        (("evaluation", "confidence", 0.8), {"evaluate", "agree"}),
+        (("methods", "gradsim", "damping", 0.1), {"attribute", "vary", "properties"}),
+        (("evaluation", "confidence", 0.8), {"evaluate", "compare", "agree"}),
         (("evaluation", "top", 5), {"agree"}),
+        (("variance", "runs", 2), {"vary"}),
+        (("variance", "checkpoints", 1), {"vary"}),
+        (("variance", "methods", None), {"compare"}),
     ],
 )
 def test_a_change_concerns_exactly_the_stages_whose_result_depends_on_it(tmp_path, change, concerned):
@@ -506,7 +542,7 @@ def test_every_setting_of_an_experiment_is_in_some_stage(tmp_path):
     experiment = load_experiment(_write(tmp_path, _changed("data", "mislabelled", 0.1)))
     text = " ".join(experiment.stage_settings(stage, "gradsim") for stage in STAGES)
 
-    for section in (DataSettings, Recipe, BankSettings, EvaluationSettings):
+    for section in (DataSettings, Recipe, BankSettings, EvaluationSettings, VarianceSettings):
         for field in dataclasses.fields(section):
             name = {"train_sizes": "sizes"}.get(field.name, field.name)
             assert f'"{name}"' in text, f"a change of {section.__name__}.{field.name} would rerun nothing"

@@ -191,7 +191,7 @@ def each(rule: str, *names: str | int) -> set[str]:
 
 
 BANK = each("retrain", 0, 1)
-EVALUATION = {*each("evaluate", *METHODS), "report"}
+EVALUATION = {*each("evaluate", *METHODS), "compare", "report"}
 MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION, "agree"}
 PROPERTIES = each("properties", *METHODS)
 
@@ -236,6 +236,39 @@ def test_the_lds_table_has_its_columns_and_a_row_for_each_repeat_size_and_method
     assert all(-1 <= float(row["low"]) <= float(row["lds"]) <= float(row["high"]) <= 1 for row in rows[:3])
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "rows"),
+    [
+        (
+            "pairs",
+            "experiment,repeat,train_size,first,second,difference,low,high,p_value,p_holm,bootstrap_low,bootstrap_high",
+            6,
+        ),
+        (
+            "reliability",
+            "experiment,repeat,train_size,retrains,subsets,agreement,agreement_low,agreement_high,ceiling,ceiling_low,"
+            "ceiling_high,diverged_retrains",
+            2,
+        ),
+        ("null", "experiment,repeat,train_size,method,null_low,null_high,p_value", 3),
+        ("variance", "experiment,repeat,train_size,method,source,standard_deviation,share", 2 * 3 * 5),
+        ("ranking", "experiment,repeat,train_size,method,lds,group,share_of_ceiling,share_low,share_high", 6),
+    ],
+)
+def test_the_tables_of_the_comparison_have_their_columns_and_every_row(finished, name, header, rows):
+    assert finished.read(f"results/tiny/tables/{name}.csv").splitlines()[0] == header
+    assert len(finished.table(f"{name}.csv")) == rows
+
+
+def test_pairs_of_a_single_repeat_are_the_same_in_its_row_and_in_that_over_repeats(finished):
+    rows = finished.table("pairs.csv")
+
+    lds = {row["method"]: float(row["lds"]) for row in finished.table("lds.csv")}
+    for one, over_repeats in zip(rows[:3], rows[3:], strict=True):
+        assert {**one, "repeat": "all"} == over_repeats
+        assert float(one["difference"]) == pytest.approx(lds[one["first"]] - lds[one["second"]], abs=2e-6)
+
+
 def test_the_cost_table_has_its_columns_and_every_phase(finished):
     header = finished.read("results/tiny/tables/cost.csv").splitlines()[0]
 
@@ -266,8 +299,8 @@ def test_a_run_draws_every_figure_as_png_and_pdf(finished):
     starts = {path.name: path.read_bytes()[:4] for path in (finished.results / "figures").iterdir()}
 
     assert starts == {
-        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost", "agreement")},
-        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost", "agreement")},
+        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost", "agreement", "pairs")},
+        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost", "agreement", "pairs")},
     }
 
 
@@ -300,7 +333,7 @@ def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
         for path in files
         if path.suffix in (".safetensors", ".json")
     }
-    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 3 + 1
+    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 1 + 3 + 1
     assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
     assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
     assert not [path for path in files if "partial" in path.name]
@@ -374,7 +407,11 @@ def place(planned: Place) -> Iterator[Place]:
         ("# Real digits, as few as possible.", "# Another comment, at another time.", set()),
         ("fraction: 0.5", "fraction: 0.4", BANK | EVALUATION),
         ("epochs: 2", "epochs: 3", MODELS),
-        ("step_size: 1e-4", "step_size: 2e-4", {"attribute bif", "evaluate bif", "properties bif", "agree", "report"}),
+        (
+            "step_size: 1e-4",
+            "step_size: 2e-4",
+            {"attribute bif", "evaluate bif", "properties bif", "agree", "compare", "report"},
+        ),
         ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
         ("resamples: 100", "resamples: 100, top: 5", {"agree", "report"}),
         (" queries: 30", " queries: 31", {"split"} | MODELS),
@@ -386,15 +423,19 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "train_sizes: [120]",
             "train_sizes: [120, 100]",
-            {f"{job[: job.find(' ')]} 100{job[job.find(' ') :]}" for job in MODELS - {"agree", "report"}}
-            | {"agree 100", "report"},
+            {re.sub(r"^(\w+)", r"\1 100", job) for job in MODELS - {"report"}} | {"report"},
         ),
         (
             "methods:\n",
             'methods:\n  null_too: {attributor: "tdabench.attributors.baselines:Random"}\n',
-            {"attribute null_too", "evaluate null_too", "properties null_too", "agree", "report"},
+            {"attribute null_too", "evaluate null_too", "properties null_too", "agree", "compare", "report"},
         ),
-        ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"agree", "report"}),
+        ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"agree", "compare", "report"}),
+        (
+            "evaluation: {",
+            "variance: {checkpoints: 1, methods: [bif]}\nevaluation: {",
+            {"vary bif", "compare", "report"},
+        ),
     ],
     ids=lambda value: value.strip().partition("\n")[0][:40] if isinstance(value, str) else "",
 )
@@ -454,7 +495,7 @@ def test_a_method_of_ones_own_is_a_file_and_a_line_and_reruns_nothing_else(exten
     then = jobs(extended.without.stdout + extended.without.stderr)
 
     assert ran == {"attribute mine", "attribute broken", "evaluate mine", "properties mine", "properties broken"}
-    assert then == {"agree", "report"}
+    assert then == {"agree", "compare", "report"}
     assert len(MINE.splitlines()) == 12
     for method in METHODS:
         assert extended.place.rows(method) == finished.rows(method)
@@ -477,7 +518,7 @@ def test_a_method_of_ones_own_that_is_edited_is_run_again_alone(extended):
     planned = extended.place.plan()
     extended.place.write("mine.py", MINE)
 
-    assert planned == {"attribute mine", "evaluate mine", "properties mine", "agree", "report"}
+    assert planned == {"attribute mine", "evaluate mine", "properties mine", "agree", "compare", "report"}
 
 
 def test_a_method_with_a_fault_leaves_the_others_finished(extended):
@@ -678,7 +719,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = _enter(tmp_path_factory.mktemp("odd"), patch)
         changes = {
             '"pausing:PausingCNN", width: 4': '"fragile:FragileCNN", broken: 0.2',
-            "methods:\n": 'methods:\n  trak: {attributor: "tdabench.attributors.trak:TRAK", proj_dim: 512}\n',
+            "methods:\n": "variance: {checkpoints: 1}\nmethods:\n"
+            '  trak: {attributor: "tdabench.attributors.trak:TRAK", proj_dim: 512}\n',
         }
         _through_the_bank(folder, changes)
         checkpoint = f"{CELL}/checkpoints/0.safetensors"
@@ -688,7 +730,13 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _must("attribute", scores, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
             _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
             _must("properties", f"results/properties/{method}.json", "--method", method)
-        scores = [f"{CELL}/scores/{method}.safetensors" for method in ("trak", "random")]
+            varied = f"{CELL}/vary/{method}.safetensors"
+            _must("vary", varied, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
+        scores, varied = (
+            [f"{CELL}/{stage}/{name}.safetensors" for name in ("trak", "random")] for stage in ("scores", "vary")
+        )
+        files = ("--scores", *scores, "--varied", *varied)
+        _must("compare", f"{CELL}/compare/comparison.json", *OF_A_SIZE, *BANK_FILE, *files)
         _must("agree", f"{CELL}/agree/agreement.json", *OF_A_SIZE, "--scores", *scores)
         _must("report", "results")
     sys.modules.pop("fragile", None)
@@ -740,6 +788,11 @@ def _odd_rows(folder: Path, method: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["method"] == method]
 
 
+def _odd_table(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / f"results/tables/{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_method_that_cannot_run_has_a_row_that_says_why_and_no_number(odd):
     rows = _odd_rows(odd, "trak")
 
@@ -774,6 +827,39 @@ def test_properties_of_a_method_that_is_not_there_are_a_clear_error(here, capsys
 
     assert _stage("properties", "absent.json", "--method", "absent") == 1
     assert "There is no method absent in tiny.yaml; there are gradsim, random, bif." in capsys.readouterr().err
+
+
+def test_a_method_that_cannot_run_is_left_out_of_the_comparison_which_says_so(odd):
+    comparison = load_json(odd / CELL / "compare/comparison.json")
+
+    null = _odd_table(odd, "null")
+    assert list(comparison["methods"]) == ["random"]
+    assert comparison["unsupported"]["trak"].startswith("unsupported: TRAK needs")
+    assert comparison["pairs"] == []
+    assert [(row["method"], bool(row["p_value"])) for row in null] == [("random", True), ("trak", False)]
+    assert load_tensors(odd / CELL / "vary/trak.safetensors") == {}
+
+
+def test_what_other_random_numbers_do_to_the_lds_stands_in_the_table_of_variances(odd):
+    varied = load_tensors(odd / CELL / "vary/random.safetensors")
+    scores = load_tensors(odd / CELL / "scores/random.safetensors")["scores"]
+
+    rows = {row["source"]: row for row in _odd_table(odd, "variance") if row["repeat"] == "all"}
+    assert list(varied) == ["scores-0-1"]
+    assert varied["scores-0-1"].shape == scores.shape
+    assert not torch.equal(varied["scores-0-1"], scores)
+    assert float(rows["sampler"]["standard_deviation"]) > 0
+    assert rows["checkpoint"]["standard_deviation"] == rows["checkpoint"]["share"] == ""
+    assert sum(float(row["share"] or 0) for row in rows.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_plan_from_a_comparison_knows_what_a_model_costs(odd, capsys):
+    status = cli.main(["power", str(odd / CELL / "compare/comparison.json"), "--half-width", "0.1", "--subsets", "20"])
+
+    output = capsys.readouterr().out
+    assert status == 0
+    assert output.startswith("LDS of random, from ")
+    assert "seconds" in output
 
 
 def test_retrains_that_diverge_are_kept_as_nan_and_counted_in_the_table(odd):

@@ -78,6 +78,12 @@ def rank_correlation(
     return (first * second).sum(dim=0) / (first.square().sum(dim=0) * second.square().sum(dim=0)).sqrt()
 
 
+def standard_ranks(values: Float[Tensor, "subset query"]) -> Float[Tensor, "subset query"]:
+    """Rank over subsets, centred and of length 1: products of two sides sum to Spearman's correlation."""
+    centred = average_ranks(values) - (len(values) + 1) / 2
+    return centred / centred.norm(dim=0)
+
+
 def average_ranks(values: Float[Tensor, "subset query"]) -> Float[Tensor, "subset query"]:
     """Rank over subsets from 1, ties sharing their mean rank."""
     order, first, after = tie_groups(values)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tdabench.config import Experiment
-from tdabench.records import save_figure, save_json, save_text
+from tdabench.records import save_json
 from tdabench.report.figures import STYLE, method_styles
+from tdabench.report.files import write_figures, write_markdown, write_table
 from tdabench.report.repeats import add_rows_over_repeats, format_mean
 from tdabench.report.tables import count_repeats
 
@@ -39,12 +40,10 @@ def write_detection(
     """
     combine = functools.partial(over_repeats, confidence=experiment.evaluation.confidence)
     table = make_detection_table(rows, combine)
-    summary = summarise_detection(table).to_markdown(index=False, disable_numparse=True)
-    save_text(folder / "tables" / "detection.md", summary + "\n")
+    summary = write_markdown(folder, "detection", summarise_detection(table))
     save_json(folder / "tables" / "detection_record.json", {"experiment": experiment}, record)
-    for suffix in ("png", "pdf"):
-        save_figure(folder / "figures" / f"detection.{suffix}", plot_detection(table))
-    save_text(folder / "tables" / "detection.csv", table.to_csv(index=False, float_format="%.6f"))
+    write_figures(folder, {"detection": plot_detection(table)})
+    write_table(folder, "detection", table)
     return (
         f"\n{experiment.name}: wrong labels found, area under the ROC curve (0.5 is chance)\n\n{summary}\n\n"
         f"Table: {folder}/tables/detection.csv\n"

@@ -47,11 +47,14 @@ OTHERS = ("#000000", "#8c510a", "#5e3c99", "#b2182b", "#01665e", "#c51b7d")
 MARKERS = "osD^vP*X<>"
 
 
-def plot_lds(table: pd.DataFrame) -> Figure:
+def plot_lds(table: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure:
     """LDS against the size of the attribution set, a line a method with its band (the paper's Fig. 4).
 
     The line is the mean over repeats and the band its standard error; with one repeat, the bootstrap's interval. With
     one size, a row a method.
+
+    Args:
+        null: The table of what chance reaches; its widest band at each size is drawn, the mean over repeats.
     """
     repeated = count_repeats(table) > 1
     shown = table[(table["repeat"] == "all") & table["lds"].notna()].astype({"lds": float})
@@ -62,11 +65,26 @@ def plot_lds(table: pd.DataFrame) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.9), layout="constrained")
         axes = figure.subplots()
+        _draw_chance(axes, null, along_sizes=draw is _draw_sizes)
         draw(axes, shown, method_styles(table))
         axes.set_title(f"{table['experiment'].iloc[0]}: LDS, {band}", loc="left", fontsize=9)
         if draw is _draw_sizes:
             figure.legend(loc="outside right center")
     return figure
+
+
+def _draw_chance(axes: Axes, null: pd.DataFrame | None, *, along_sizes: bool) -> None:
+    """Shade where the LDS lies by chance: the permutation band of the method for which it is widest."""
+    if null is None or null["null_low"].isna().all():
+        return
+    bands = null.groupby(["train_size", "method"])[["null_low", "null_high"]].mean().groupby("train_size")
+    low, high = bands["null_low"].min(), bands["null_high"].max()
+    look = {"color": "#b0b0b0", "alpha": 0.3, "linewidth": 0}
+    if along_sizes:
+        axes.fill_between(low.index, low, high, label="chance", **look)
+    else:
+        axes.axvspan(low.iloc[0], high.iloc[0], **look)
+        axes.annotate("chance", (high.iloc[0], 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=8)
 
 
 def _draw_sizes(axes: Axes, shown: pd.DataFrame, styles: dict[str, dict[str, str]]) -> None:

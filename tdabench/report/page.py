@@ -18,7 +18,7 @@ from tdabench.report.cells import Styles, styles_of
 from tdabench.report.gallery import Gallery, load_gallery
 from tdabench.report.provenance import describe_origin, describe_settings
 from tdabench.report.sections import make_sections
-from tdabench.report.summary import list_warnings, summarise_lead, summarise_other_sizes
+from tdabench.report.summary import list_warnings, summarise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,12 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
 
 def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
-    lds = material.tables["lds"]
     styles = styles_of(*material.tables.values())
     style, script = (_source(name) for name in ("page.css", "page.js"))
     page = _environment().get_template("page.html.jinja")
     return page.render(
         name=material.name,
-        lead=summarise_lead(lds, material.tables.get("pairs"), styles, material.confidence),
-        other_sizes=summarise_other_sizes(lds, styles),
+        leads=summarise(material.tables, styles, material.confidence),
         warnings=list_warnings(material.tables, styles),
         sections=make_sections(material.tables, material.figures, styles, material.confidence),
         gallery=material.gallery,

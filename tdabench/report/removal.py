@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tdabench.config import Experiment
-from tdabench.records import save_figure, save_json, save_text
+from tdabench.records import save_json
 from tdabench.report.figures import STYLE, method_styles
+from tdabench.report.files import write_figures, write_markdown, write_table
 from tdabench.report.repeats import add_rows_over_repeats, format_mean
 from tdabench.report.tables import count_repeats
 
@@ -51,13 +52,11 @@ def write_removal(
         added=("queries",),
         over_repeats=combine,
     )
-    summary = summarise_removal(table).to_markdown(index=False, disable_numparse=True)
-    save_text(folder / "tables" / "removal_differences.csv", differences.to_csv(index=False, float_format="%.6f"))
-    save_text(folder / "tables" / "removal.md", summary + "\n")
+    summary = write_markdown(folder, "removal", summarise_removal(table))
+    write_table(folder, "removal_differences", differences)
     save_json(folder / "tables" / "removal_record.json", {"experiment": experiment}, record)
-    for suffix in ("png", "pdf"):
-        save_figure(folder / "figures" / f"removal.{suffix}", plot_removal(table))
-    save_text(folder / "tables" / "removal.csv", table.to_csv(index=False, float_format="%.6f"))
+    write_figures(folder, {"removal": plot_removal(table)})
+    write_table(folder, "removal", table)
     return (
         f"\n{experiment.name}: rise of a query's loss (nats) without the k examples that a method calls most helpful "
         f"for it, against k random ones of the same classes\n\n{summary}\n\nTable: {folder}/tables/removal.csv\n"

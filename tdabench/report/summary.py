@@ -1,11 +1,58 @@
 """The page's first sentences: which method leads, by how much, whether that is real, and what went wrong."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from tdabench.report.cells import Styles, at, format_number
+
+
+def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> list[str]:
+    """Answer each question that the experiment asked, in a sentence or two."""
+    sentences = []
+    if "lds" in tables:
+        sentences.append(summarise_lead(tables["lds"], tables.get("pairs"), styles, confidence))
+        sentences.append(summarise_other_sizes(tables["lds"], styles))
+    if "removal" in tables:
+        sentences.append(summarise_removal(tables["removal"], styles))
+    if "detection" in tables:
+        sentences.append(summarise_detection(tables["detection"], styles))
+    return [sentence for sentence in sentences if sentence]
+
+
+def summarise_removal(removal: pd.DataFrame, styles: Styles) -> str:
+    """Say whose most helpful examples are missed most, at the largest size and count."""
+    rows = _last(removal)
+    rows = rows[(rows["count"] == rows["count"].max()) & rows["effect"].notna()]
+    if rows.empty:
+        return ""
+    best = rows.loc[rows["effect"].idxmax()]
+    return (
+        f"Without the {best['count']} examples that {_label(best['method'], styles)} calls most helpful, a query's "
+        f"loss rises by {_score(best['effect'])} nats more than without random ones of the same classes "
+        f"(interval {_score(best['low'])} to {_score(best['high'])}; n = {best['train_size']:,})."
+    )
+
+
+def summarise_detection(detection: pd.DataFrame, styles: Styles) -> str:
+    """Say which method's suspicion finds the planted wrong labels best, at the largest size."""
+    rows = _last(detection)
+    rows = rows[rows["auc"].notna()]
+    if rows.empty:
+        return ""
+    best = rows.loc[rows["auc"].idxmax()]
+    return (
+        f"Planted wrong labels are found best by {_label(best['method'], styles)} "
+        f"({best['detector'].replace('_', ' ')}), with an area under the ROC curve of {_score(best['auc'])} "
+        f"(interval {_score(best['low'])} to {_score(best['high'])}; n = {best['train_size']:,})."
+    )
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows over repeats of the largest size."""
+    return at(table, train_size=table["train_size"].max())
 
 
 def summarise_lead(lds: pd.DataFrame, pairs: pd.DataFrame | None, styles: Styles, confidence: float) -> str:

@@ -1,185 +1,55 @@
 """Write an experiment's tables, figures and page from its result files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tdabench.config import Experiment
-from tdabench.records import load_json, load_record, make_record, save_figure, save_json, save_text
-from tdabench.report.comparison import write_agreement, write_paper_tables, write_properties
-from tdabench.report.figures import plot_cost, plot_lds, plot_lds_by_repeat
+from tdabench.records import load_record, make_record, save_json, save_text
+from tdabench.report.costs import bank_files, collect_costs, removal_files
+from tdabench.report.figures import plot_cost
+from tdabench.report.files import write_figures, write_table
+from tdabench.report.lds import write_lds
+from tdabench.report.methods import write_agreement, write_properties
 from tdabench.report.page import load_material, render_page
-from tdabench.report.tables import COST_COLUMNS, make_cost_table, make_lds_table, summarise
+from tdabench.report.tables import make_cost_table
 
 
-def write_report(experiment: Experiment, folder: Path, over_repeats: Any) -> str:
-    """Write ``tables/*.csv|md``, ``figures/*.png|pdf``, a record and ``report.html``; give the text for a terminal.
+def write_report(
+    experiment: Experiment, folder: Path, over_repeats: Callable[..., Any], compare_repeats: Callable[..., Any]
+) -> str:
+    """Write tables, figures, a record and the page; give the text for a terminal.
 
-    Without a bank there is no LDS: only the cost.
+    The page comes last: it shows every table and figure that lies in the folder.
 
     Args:
         folder: The experiment's folder of results.
         over_repeats: ``(means of the repeats, confidence) -> interval``.
+        compare_repeats: ``(comparisons of one size, confidence) -> (rows of pairs, ranking)``.
     """
-    cells = [
-        (repeat, size, method)
+    cost = make_cost_table(collect_costs(experiment, folder))
+    write_table(folder, "cost", cost, digits=4)
+    write_figures(folder, {"cost": plot_cost(cost, list(experiment.methods))})
+    order, text = list(experiment.methods), ""
+    if experiment.bank is not None:
+        order, text = write_lds(experiment, folder, cost, over_repeats, compare_repeats)
+    write_agreement(experiment, folder, order, over_repeats)
+    write_properties(experiment, folder)
+    _write_record(experiment, folder)
+    save_text(folder / "report.html", render_page(load_material(experiment, folder)))
+    where = f"Tables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html"
+    return "\n".join([f"\n{experiment.name}\n", text, f"\n{where}\n"])
+
+
+def _write_record(experiment: Experiment, folder: Path) -> None:
+    """Keep what every table and figure came from: settings, and the record of each result without its inputs' paths."""
+    scores = [f"scores/{method}.safetensors" for method in experiment.methods]
+    files = [*scores, *bank_files(experiment), *removal_files(experiment)]
+    paths = [
+        f"{repeat}/{size}/{name}"
         for repeat in range(experiment.repeats)
         for size in experiment.data.train_sizes
-        for method in experiment.methods
+        for name in files
     ]
-    cost = make_cost_table(
-        [row for cell in cells for row in _method_costs(experiment, folder, *cell)]
-        + _ground_truth_costs(experiment, folder)
-    )
-    if experiment.bank is None:
-        return _write_cost_alone(experiment, folder, cells, cost)
-    rows = [_lds_row(experiment, folder, *cell) for cell in cells]
-    lds = make_lds_table(rows, _rows_over_repeats(experiment, rows, over_repeats))
-    ranked = summarise(lds, cost)
-    summary = ranked.to_markdown(index=False, disable_numparse=True)
-    save_text(folder / "tables" / "lds.csv", lds.to_csv(index=False, float_format="%.6f"))
-    save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
-    save_text(folder / "tables" / "lds.md", summary + "\n")
-    figures = {
-        "lds": plot_lds(lds),
-        "lds_by_repeat": plot_lds_by_repeat(lds),
-        "cost": plot_cost(cost, list(experiment.methods)),
-    }
-    for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            save_figure(folder / "figures" / f"{name}.{suffix}", figure)
-    write_agreement(experiment, folder, list(ranked["method"]), over_repeats)
-    write_properties(experiment, folder)
-    write_paper_tables(folder, lds, ranked)
-    _write_record(experiment, folder, cells)
-    save_text(folder / "report.html", render_page(load_material(experiment, folder)))
-    warnings = [
-        f"{row['method']} (repeat {row['repeat']}, n = {row['train_size']}): {row['status']}"
-        for row in rows
-        if row["status"] != "ok"
-    ]
-    lines = [f"\n{experiment.name}\n", summary, ""]
-    lines += [f"- {line}" for line in warnings]
-    lines.append(f"\nTables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html\n")
-    return "\n".join(lines)
-
-
-def _write_cost_alone(
-    experiment: Experiment, folder: Path, cells: list[tuple[int, int, str]], cost: pd.DataFrame
-) -> str:
-    save_text(folder / "tables" / "cost.csv", cost.to_csv(index=False, float_format="%.4f"))
-    for suffix in ("png", "pdf"):
-        save_figure(folder / "figures" / f"cost.{suffix}", plot_cost(cost, list(experiment.methods)))
-    _write_record(experiment, folder, cells)
-    return f"\n{experiment.name}\n\nCost: {folder}/tables/cost.csv   Figures: {folder}/figures/\n"
-
-
-def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> dict[str, Any]:
-    result = load_json(folder / str(repeat) / str(size) / "lds" / f"{method}.json")
-    status = result["record"]["status"]
-    if result.get("diverged_retrains"):
-        status += f"; {result['diverged_retrains']} retrained models diverged and are left out"
-    numbers = {key: result.get(key) for key in ("low", "high", "standard_error", "queries", "nan_queries", "ceiling")}
-    return {
-        "experiment": experiment.name,
-        "repeat": repeat,
-        "train_size": size,
-        "method": method,
-        "lds": result["mean"],
-        **numbers,
-        "status": status,
-    }
-
-
-def _rows_over_repeats(experiment: Experiment, rows: list[dict[str, Any]], over_repeats: Any) -> pd.DataFrame:
-    """Make the rows ``all``; with a single repeat they are that repeat's, bootstrap interval included."""
-    summary = []
-    for size in experiment.data.train_sizes:
-        for method in experiment.methods:
-            same = [row for row in rows if row["train_size"] == size and row["method"] == method]
-            found = [row for row in same if row["lds"] is not None]
-            statuses = dict.fromkeys(row["status"] for row in same)
-            row = {**same[0], "repeat": "all", "status": " | ".join(statuses)}
-            if len(same) > 1 and found:
-                interval = over_repeats([row["lds"] for row in found], experiment.evaluation.confidence)
-                row |= {
-                    "lds": interval.mean,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "standard_error": interval.standard_error,
-                    "queries": sum(row["queries"] for row in found),
-                    "nan_queries": sum(row["nan_queries"] for row in found),
-                    "ceiling": pd.Series([row["ceiling"] for row in found], dtype=float).mean(),
-                }
-            summary.append(row)
-    return pd.DataFrame(summary)
-
-
-def _method_costs(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> list[dict[str, Any]]:
-    record = load_record(folder / str(repeat) / str(size) / "scores" / f"{method}.safetensors")
-    return _cost_rows(experiment, record, repeat, size, method, record["status"])
-
-
-def _ground_truth_costs(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
-    """Rows of all retraining, as methods ``bank``, ``checkpoints`` and ``removal``, summed over their files."""
-    files = {
-        "bank": _bank_files(experiment),
-        "checkpoints": [f"checkpoints/{index}.safetensors" for index in range(experiment.checkpoints)],
-        "removal": _removal_files(experiment),
-    }
-    rows = []
-    for repeat in range(experiment.repeats):
-        for size in experiment.data.train_sizes:
-            for name, paths in files.items():
-                for path in paths:
-                    record = load_record(folder / str(repeat) / str(size) / path)
-                    if "cost" not in record:  # removals of a method that can't run
-                        continue
-                    rows += [
-                        {**row, "phase": "train"} for row in _cost_rows(experiment, record, repeat, size, name, "ok")
-                    ]
-    totals = pd.DataFrame(rows, columns=list(COST_COLUMNS))
-    keys = ["experiment", "repeat", "train_size", "method", "phase", "device", "status"]
-    how = {
-        "seconds": "sum",
-        "cpu_seconds": "sum",
-        "peak_host_bytes": "max",
-        "peak_device_bytes": "max",
-        "disk_bytes": "sum",
-    }
-    return totals.groupby(keys, as_index=False, sort=False).agg(how).to_dict("records")
-
-
-def _cost_rows(
-    experiment: Experiment, record: dict[str, Any], repeat: int, size: int, method: str, status: str
-) -> list[dict[str, Any]]:
-    place = {"experiment": experiment.name, "repeat": repeat, "train_size": size, "method": method, "status": status}
-    if "cost" not in record:
-        return [{**place, "phase": "score"}]
-    return [{**place, "phase": name, **part, "device": record["device"]} for name, part in record["cost"].items()]
-
-
-def _write_record(experiment: Experiment, folder: Path, cells: list[tuple[int, int, str]]) -> None:
-    """Keep what every table and figure came from: settings, and the record of each result without its inputs' paths."""
-    jobs = {}
-    for repeat, size, method in cells:
-        path = f"{repeat}/{size}/scores/{method}.safetensors"
-        jobs[path] = load_record(folder / path)
-    for repeat in range(experiment.repeats):
-        for size in experiment.data.train_sizes:
-            for name in [*_bank_files(experiment), *_removal_files(experiment)]:
-                path = f"{repeat}/{size}/{name}"
-                jobs[path] = load_record(folder / path)
+    jobs = {path: load_record(folder / path) for path in paths}
     save_json(folder / "tables" / "record.json", {"experiment": experiment, "jobs": jobs}, make_record({}))
-
-
-def _bank_files(experiment: Experiment) -> list[str]:
-    shards = experiment.bank.shards if experiment.bank else 0
-    return [f"bank/{shard}.safetensors" for shard in range(shards)]
-
-
-def _removal_files(experiment: Experiment) -> list[str]:
-    if experiment.removal is None:
-        return []
-    return ["keep/all.safetensors", *(f"remove/{method}.safetensors" for method in experiment.removal_methods)]

@@ -1,61 +1,92 @@
-"""The stages that compare methods with each other, and find their properties."""
+"""The stage that compares the methods of one bank with each other."""
 
 import argparse
-import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
+from tdabench.config import Experiment, load_experiment
 from tdabench.records import load_record, load_tensors, make_record, save_json
-from tdabench.seeds import make_generator
+
+logger = logging.getLogger(__name__)
 
 
-def agree(arguments: argparse.Namespace) -> None:
-    """Measure how much every two methods agree; a method without scores is left out and named."""
-    from tdabench.evaluation.agreement import compare_methods
+def compare(arguments: argparse.Namespace) -> None:
+    """Compare every two methods on one bank, and the bank with itself."""
+    from tdabench.evaluation.compare import compare_scores
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
-    statuses = {path.stem: load_record(path)["status"] for path in arguments.scores}
-    left_out = {method: status for method, status in statuses.items() if status.startswith("unsupported")}
-    scores = {path.stem: load_tensors(path)["scores"] for path in arguments.scores if path.stem not in left_out}
-    stream = ("agreement", arguments.repeat, arguments.train_size)
-    settings = experiment.evaluation
-    record = make_record(
-        {"evaluation": settings},
-        inputs=[arguments.split, *arguments.scores],
+    files = {path.stem: path for path in arguments.scores}
+    _check_names(experiment, files)
+    statuses = {name: load_record(files[name])["status"] for name in experiment.methods}
+    scores = {
+        name: load_tensors(files[name])["scores"]
+        for name, status in statuses.items()
+        if not status.startswith("unsupported")
+    }
+    shards = [load_tensors(path) for path in arguments.bank]
+    masks, losses = (torch.cat([shard[key] for shard in shards]) for key in ("masks", "loss"))
+    num_scored = len(load_tensors(arguments.split)["query"])
+    result = compare_scores(
+        scores,
+        masks,
+        losses,
+        experiment.evaluation,
+        num_scored=num_scored,
         seed=experiment.seed,
-        stream=stream,
+        place=(arguments.repeat, arguments.train_size),
+        variations=_variations(experiment, arguments.varied, scores, masks, losses, num_scored),
     )
-    pairs = []
-    if len(scores) > 1:
-        pairs = compare_methods(
-            scores,
-            top=settings.top,
-            num_scored=len(load_tensors(arguments.split)["query"]),
-            resamples=settings.resamples,
-            confidence=settings.confidence,
-            generator=make_generator(experiment.seed, *stream),
-        )
-    save_json(arguments.output, {"pairs": pairs, "methods": list(scores), "left_out": left_out}, record)
+    record = make_record(
+        {"evaluation": experiment.evaluation, "methods": list(experiment.methods)},
+        inputs=[*arguments.scores, arguments.split, *arguments.bank, *arguments.varied],
+        seed=experiment.seed,
+    )
+    unsupported = {name: status for name, status in statuses.items() if name not in scores}
+    seconds = _seconds_per_model(arguments.bank, losses)
+    save_json(arguments.output, {**result, "unsupported": unsupported, "seconds_per_model": seconds}, record)
 
 
-def properties(arguments: argparse.Namespace) -> None:
-    """Find a method's properties on made-up problems; needs neither data nor a checkpoint."""
-    from tdabench.properties.checks import PROPERTIES, find_properties
+def _check_names(experiment: Experiment, files: dict[str, Path]) -> None:
+    missing = [name for name in experiment.methods if name not in files]
+    if missing:
+        raise ValueError(f"--scores has no file of {', '.join(missing)}: give one a method, named by its key.")
 
-    torch.set_num_threads(1)
-    experiment = load_experiment(arguments.experiment)
-    if arguments.method not in experiment.methods:
-        known = ", ".join(experiment.methods)
-        raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
-    component = experiment.methods[arguments.method]
-    attributor = instantiate(component, f"methods.{arguments.method}")
-    findings = find_properties(attributor, num_models=experiment.checkpoints, seed=experiment.seed)
-    rows = [
-        {"property": entry.key, "title": entry.title, **dataclasses.asdict(findings[entry.key]), "how": entry.how}
-        for entry in PROPERTIES
-    ]
-    record = make_record({"method": component, "checkpoints": experiment.checkpoints}, seed=experiment.seed)
-    save_json(arguments.output, {"method": arguments.method, "properties": rows}, record)
+
+def _variations(
+    experiment: Experiment,
+    paths: Sequence[Path],
+    scores: dict[str, torch.Tensor],
+    masks: torch.Tensor,
+    losses: torch.Tensor,
+    num_scored: int,
+) -> dict[str, list[list[float]]]:
+    """Give each varied method's mean LDS by checkpoint (row) and run."""
+    from tdabench.evaluation.compare import mean_lds_of
+
+    found = {}
+    for path in paths:
+        if path.stem not in scores or load_record(path)["status"] != "ok":
+            continue
+        tensors = {"scores-0-0": scores[path.stem], **load_tensors(path)}
+        grid = experiment.variance
+        found[path.stem] = [
+            [
+                mean_lds_of(tensors[f"scores-{checkpoint}-{run}"], masks, losses, num_scored=num_scored)
+                for run in range(grid.runs)
+            ]
+            for checkpoint in range(grid.checkpoints)
+        ]
+    return found
+
+
+def _seconds_per_model(paths: Sequence[Path], losses: Any) -> float | None:
+    records = [load_record(path) for path in paths]
+    if not all("cost" in record for record in records):
+        return None
+    seconds = sum(part["seconds"] for record in records for part in record["cost"].values())
+    return seconds / (losses.shape[0] * losses.shape[1])

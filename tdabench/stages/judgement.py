@@ -44,6 +44,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """Make the tables and figures, and print the tables."""
     from tdabench.evaluation.intervals import over_repeats
+    from tdabench.evaluation.pairs import compare_repeats
     from tdabench.report.write import write_report
 
-    sys.stdout.write(write_report(load_experiment(arguments.experiment), arguments.output, over_repeats))
+    experiment = load_experiment(arguments.experiment)
+    sys.stdout.write(write_report(experiment, arguments.output, over_repeats, compare_repeats))

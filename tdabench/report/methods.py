@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from tdabench.config import Experiment
-from tdabench.records import load_json, save_figure, save_text
+from tdabench.records import load_json, save_text
 from tdabench.report.agreement_table import make_agreement_table, plot_agreement
+from tdabench.report.files import write_figures, write_markdown, write_table
 from tdabench.report.latex import make_cost_latex, make_lds_latex, select_costs
 from tdabench.report.properties_table import make_properties_latex, make_properties_markdown, make_properties_table
 
@@ -28,10 +29,8 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str], over
         for pair in load_json(folder / str(repeat) / str(size) / "agree" / "agreement.json")["pairs"]
     ]
     table = make_agreement_table(rows, lambda means: over_repeats(means, experiment.evaluation.confidence))
-    save_text(folder / "tables" / "agreement.csv", table.to_csv(index=False, float_format="%.6f"))
-    figure = plot_agreement(table, order)
-    for suffix in ("png", "pdf"):
-        save_figure(folder / "figures" / f"agreement.{suffix}", figure)
+    write_table(folder, "agreement", table)
+    write_figures(folder, {"agreement": plot_agreement(table, order)})
 
 
 def write_properties(experiment: Experiment, folder: Path) -> None:
@@ -44,7 +43,7 @@ def write_properties(experiment: Experiment, folder: Path) -> None:
     ]
     titles = {row["property"]: row["title"] for row in rows}
     table = make_properties_table(rows)
-    save_text(folder / "tables" / "properties.csv", table.to_csv(index=False))
+    write_table(folder, "properties", table)
     save_text(folder / "tables" / "properties.md", make_properties_markdown(table, titles))
     save_text(folder / "tables" / "properties.tex", make_properties_latex(table, titles))
 
@@ -59,7 +58,6 @@ def write_paper_tables(
         summary: The table for people.
         tied: By size, the methods that are not distinguishable from the best one.
     """
-    costs = select_costs(summary).to_markdown(index=False, disable_numparse=True)
+    write_markdown(folder, "cost", select_costs(summary))
     save_text(folder / "tables" / "lds.tex", make_lds_latex(lds, summary, tied=tied))
     save_text(folder / "tables" / "cost.tex", make_cost_latex(lds, summary))
-    save_text(folder / "tables" / "cost.md", costs + "\n")

@@ -1,0 +1,154 @@
+"""The command line: one subcommand a stage, and commands without a rule."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tdabench",
+        description="Benchmark of training-data attribution, judged by retraining. The workflow calls these stages; "
+        "type `snakemake lds_digits` to run them all.",
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    _add_making_stages(stages)
+    _add_judging_stages(stages)
+    for command in (*_add_commands(stages), _add_power(stages), *_add_bank_commands(stages)):
+        command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_making_stages(stages: argparse._SubParsersAction) -> None:
+    """Describe the stages that train models, or run methods on them."""
+    dataset = _add_stage(stages, "dataset", "load and check a dataset, and check every setting of the experiment")
+    dataset.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("TDABENCH_DATA", "data")),
+        help="folder of the data (default: $TDABENCH_DATA, else data/)",
+    )
+    _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
+    train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
+    train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
+    retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)
+    retrain.add_argument("--shard", type=int, required=True, help="which one, from 0")
+    attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
+    attribute.add_argument("--method", required=True, help="its key in the experiment file")
+    attribute.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    vary = _add_stage(
+        stages, "vary", "score once more: other checkpoints, other random numbers", repeat=True, model=True
+    )
+    vary.add_argument("--method", required=True, help="its key in the experiment file")
+    vary.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
+    remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
+    remove.add_argument("--method", required=True, help="its key in the experiment file")
+    remove.add_argument("--scores", type=Path, required=True)
+
+
+def _add_judging_stages(stages: argparse._SubParsersAction) -> None:
+    """Describe the stages that judge what the others made."""
+    evaluate = _add_stage(stages, "evaluate", "compare scores with the bank", repeat=True)
+    evaluate.add_argument("--train-size", type=int, required=True)
+    evaluate.add_argument("--scores", type=Path, required=True)
+    evaluate.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    compare = _add_stage(stages, "compare", "compare every two methods, and the bank with itself", repeat=True)
+    compare.add_argument("--train-size", type=int, required=True)
+    compare.add_argument("--scores", type=Path, nargs="+", required=True, help="one file a method")
+    compare.add_argument("--bank", type=Path, nargs="+", required=True, help="every shard, in order")
+    compare.add_argument("--varied", type=Path, nargs="*", default=[], help="files of `vary`")
+    agree = _add_stage(stages, "agree", "compare every two methods' scores", repeat=True)
+    agree.add_argument("--train-size", type=int, required=True)
+    agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
+    properties = _add_stage(stages, "properties", "find a method's properties by running it on made-up problems")
+    properties.add_argument("--method", required=True, help="its key in the experiment file")
+    _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
+    _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
+    _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
+
+
+def _add_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentParser]:
+    """Describe the commands for authors of a method."""
+    methods = stages.add_parser("methods", help="list the built-in methods")
+    check = stages.add_parser("check", help="check a method (package.module:Class) against the public contract")
+    check.add_argument("path")
+    check.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in YAML; may stand several times"
+    )
+    check.add_argument(
+        "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
+    )
+    return [methods, check]
+
+
+def _add_power(stages: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    power = stages.add_parser("power", help="say how many subsets and retrains a wished precision needs")
+    power.add_argument("pilot", type=Path, nargs="?", help="a comparison.json; without one, give the planning values")
+    power.add_argument("--half-width", type=float, required=True, help="of the interval of an LDS or a difference")
+    power.add_argument("--method", help="of the pilot (default: its best)")
+    power.add_argument("--against", help="plan for the difference to this method (without a pilot: to any)")
+    power.add_argument("--agreement", type=float, help="expected rank correlation of two retrains")
+    power.add_argument("--lds", type=float, help="expected LDS against the mean of very many retrains")
+    power.add_argument("--queries", type=int, help="scored queries (default: the pilot's)")
+    power.add_argument("--shared", type=float, default=0.3, help="share of variance that queries have in common (0.3)")
+    power.add_argument("--query-spread", type=float, default=0.1, help="standard deviation of LDS over queries (0.1)")
+    power.add_argument("--confidence", type=float, default=0.95, help="of the interval (0.95)")
+    power.add_argument("--subsets", type=int, nargs="+", default=[25, 50, 100, 200, 400, 800], metavar="N")
+    power.add_argument("--retrains", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    return power
+
+
+def _add_bank_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentParser]:
+    """Describe `tdabench bank`: banks as files that others can use."""
+    summary = "export, import or show a bank of retrained models, or score against it"
+    group = stages.add_parser("bank", help=summary).add_subparsers(dest="action", required=True, metavar="COMMAND")
+    export = group.add_parser("export", help="make one file of an experiment's shards")
+    export.add_argument("shards", type=Path, nargs="+", help="every shard: results/NAME/REPEAT/SIZE/bank/*.safetensors")
+    fetch = group.add_parser("import", help="make a bank of others' arrays, or put a bank into an experiment's results")
+    fetch.add_argument("sources", type=Path, nargs="+", help="a bank, kronfluence's folder, or files with arrays")
+    fetch.add_argument("--format", choices=("tdabench", "kronfluence", "arrays"), default="tdabench")
+    fetch.add_argument("--masks", default="masks", help="arrays: name of the masks, (subset, train) (default: masks)")
+    fetch.add_argument("--losses", default="losses", help="arrays: name of the losses, (subset[, retrain], query)")
+    fetch.add_argument("--num-train", type=int, help="arrays: masks are lists of indices into so many examples")
+    fetch.add_argument("--averaged", type=int, help="retrains whose mean each loss is (kronfluence: 5, arrays: 1)")
+    fetch.add_argument("--tuning-queries", type=int, default=0, help="the last so many queries are not scored")
+    fetch.add_argument("--into", type=Path, help="put the bank into results/NAME/REPEAT/SIZE instead")
+    fetch.add_argument("--experiment", type=Path, help="with --into: the YAML file, whose settings must agree")
+    for command in (export, fetch):
+        command.add_argument("--output", type=Path, required=command is export, help="bank to write, never overwritten")
+        command.add_argument("--dataset", type=Path, help="file of `dataset` (default: the one of the results)")
+        command.add_argument("--split", type=Path, help="file of `split` (default: the one of the results)")
+    show = group.add_parser("show", help="describe a bank")
+    score = group.add_parser("score", help="compare scores with a bank: LDS, interval, ceiling")
+    for command in (show, score):
+        command.add_argument("bank", type=Path)
+    score.add_argument("--scores", type=Path, nargs="+", action="extend", required=True, help=".npy, .safetensors, ...")
+    score.add_argument("--name", default="scores", help="array to take of a file with several (default: scores)")
+    score.add_argument("--negate", action="store_true", help="the scores are positive where an example harms")
+    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    score.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    score.add_argument("--seed", type=int, help="of the bootstrap and the random scores (default: the bank's, or 0)")
+    score.add_argument("--output", type=Path, help="table to write, as CSV")
+    return [export, fetch, show, score]
+
+
+def _add_stage(
+    stages: argparse._SubParsersAction, name: str, summary: str, *, repeat: bool = False, model: bool = False
+) -> argparse.ArgumentParser:
+    stage = stages.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    stage.add_argument("experiment", type=Path, help="the experiment's YAML file")
+    stage.add_argument("--output", type=Path, required=True, help="file to write, whole or not at all")
+    stage.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    if repeat:
+        stage.add_argument("--repeat", type=int, required=True, help="which repetition, from 0")
+    if repeat and name != "split":
+        stage.add_argument("--split", type=Path, required=True, help="file of `split`")
+    if name == "split" or model:
+        stage.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
+    if model:
+        stage.add_argument("--train-size", type=int, required=True, help="size of the attribution set")
+        stage.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
+        stage.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    return stage

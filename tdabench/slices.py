@@ -1,0 +1,73 @@
+"""Which settings each stage's result depends on. Imports no torch."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from tdabench.components import Component, describe
+from tdabench.settings import VarianceSettings
+
+if TYPE_CHECKING:
+    from tdabench.config import Experiment
+
+
+def slice_settings(experiment: "Experiment", method: str | None) -> dict[str, Any]:
+    """Give each stage's slice of the settings; with a method, also those of the stages that run one."""
+    training = {
+        "seed": experiment.seed,
+        "model": describe(experiment.model),
+        "training": dataclasses.asdict(experiment.training),
+        "reference": experiment.data.reference,
+    }
+    slices = {
+        **_data_slices(experiment),
+        "train": training,
+        "retrain": {**training, "bank": dataclasses.asdict(experiment.bank) if experiment.bank else None},
+        **_removal_slices(experiment, training),
+        **_judgement_slices(experiment),
+    }
+    return slices if method is None else {**slices, **_method_slices(experiment, method)}
+
+
+def _data_slices(experiment: "Experiment") -> dict[str, Any]:
+    data, source = experiment.data, describe(Component(path=experiment.data.source))
+    split = {"source": source, "seed": experiment.seed}
+    split |= {key: getattr(data, key) for key in ("queries", "tuning_queries", "warmup")}
+    if data.mislabelled:  # absent otherwise: splits made before there was this key stay valid
+        split["mislabelled"] = data.mislabelled
+    return {"dataset": source, "split": split}
+
+
+def _removal_slices(experiment: "Experiment", training: dict[str, Any]) -> dict[str, Any]:
+    removal = dataclasses.asdict(experiment.removal) if experiment.removal else {}
+    removal.pop("methods", None)  # another method is another job, not another result
+    return {
+        "keep": {**training, "removal": {key: removal[key] for key in removal if key != "counts"}},
+        "remove": {**training, "removal": removal},
+    }
+
+
+def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
+    evaluation = dataclasses.asdict(experiment.evaluation)
+    top = evaluation.pop("top")
+    judged = {"seed": experiment.seed, "evaluation": evaluation}
+    cells = {"sizes": list(experiment.data.train_sizes), "repeats": experiment.repeats}
+    methods = list(experiment.methods)
+    return {
+        "evaluate": judged,
+        "compare": {**judged, "methods": methods, "varied": list(experiment.varied_methods)},
+        "agree": {**judged, "top": top, "methods": methods},
+        "contrast": {**judged, **cells, "methods": list(experiment.removal_methods)},
+        "detect": {**judged, **cells, "methods": methods},
+        "report": {**cells, "methods": methods},
+    }
+
+
+def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
+    described = describe(experiment.methods[method])
+    attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
+    variance = experiment.variance or VarianceSettings()
+    return {
+        "attribute": attribute,
+        "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
+        "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},
+    }

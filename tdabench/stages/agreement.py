@@ -1,0 +1,61 @@
+"""The stages that measure how much methods agree, and what properties they have."""
+
+import argparse
+import dataclasses
+
+import torch
+
+from tdabench.components import instantiate
+from tdabench.config import load_experiment
+from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.seeds import make_generator
+
+
+def agree(arguments: argparse.Namespace) -> None:
+    """Measure how much every two methods agree; a method without scores is left out and named."""
+    from tdabench.evaluation.agreement import compare_methods
+
+    torch.set_num_threads(1)
+    experiment = load_experiment(arguments.experiment)
+    statuses = {path.stem: load_record(path)["status"] for path in arguments.scores}
+    left_out = {method: status for method, status in statuses.items() if status.startswith("unsupported")}
+    scores = {path.stem: load_tensors(path)["scores"] for path in arguments.scores if path.stem not in left_out}
+    stream = ("agreement", arguments.repeat, arguments.train_size)
+    settings = experiment.evaluation
+    record = make_record(
+        {"evaluation": settings},
+        inputs=[arguments.split, *arguments.scores],
+        seed=experiment.seed,
+        stream=stream,
+    )
+    pairs = []
+    if len(scores) > 1:
+        pairs = compare_methods(
+            scores,
+            top=settings.top,
+            num_scored=len(load_tensors(arguments.split)["query"]),
+            resamples=settings.resamples,
+            confidence=settings.confidence,
+            generator=make_generator(experiment.seed, *stream),
+        )
+    save_json(arguments.output, {"pairs": pairs, "methods": list(scores), "left_out": left_out}, record)
+
+
+def properties(arguments: argparse.Namespace) -> None:
+    """Find a method's properties on made-up problems; needs neither data nor a checkpoint."""
+    from tdabench.properties.checks import PROPERTIES, find_properties
+
+    torch.set_num_threads(1)
+    experiment = load_experiment(arguments.experiment)
+    if arguments.method not in experiment.methods:
+        known = ", ".join(experiment.methods)
+        raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
+    component = experiment.methods[arguments.method]
+    attributor = instantiate(component, f"methods.{arguments.method}")
+    findings = find_properties(attributor, num_models=experiment.checkpoints, seed=experiment.seed)
+    rows = [
+        {"property": entry.key, "title": entry.title, **dataclasses.asdict(findings[entry.key]), "how": entry.how}
+        for entry in PROPERTIES
+    ]
+    record = make_record({"method": component, "checkpoints": experiment.checkpoints}, seed=experiment.seed)
+    save_json(arguments.output, {"method": arguments.method, "properties": rows}, record)

@@ -1,0 +1,83 @@
+"""The command that plans a bank before the compute is spent."""
+
+import argparse
+import sys
+from typing import Any
+
+import torch
+
+from tdabench.records import load_json
+
+
+def power(arguments: argparse.Namespace) -> None:
+    """Say how many subsets and retrains a wished half-width needs, from a pilot or from planning values."""
+    from tdabench.evaluation.power import plan
+
+    torch.set_num_threads(1)
+    pilot, what, seconds = _from_file(arguments) if arguments.pilot else _from_values(arguments)
+    queries = arguments.queries or pilot.queries
+    rows = plan(
+        pilot,
+        subsets=arguments.subsets,
+        retrains=arguments.retrains,
+        queries=queries,
+        half_width=arguments.half_width,
+        confidence=arguments.confidence,
+    )
+    sys.stdout.write(
+        f"{what}; {queries:,} queries, wished half-width {arguments.half_width:g} at {arguments.confidence:.0%}\n\n"
+    )
+    sys.stdout.write(_table(rows, seconds))
+    if not any(row["cheapest"] for row in rows):
+        narrowest = min(rows, key=lambda row: row["half_width"])
+        sys.stdout.write(
+            f"\nNone of these suffices; the narrowest is {narrowest['half_width']:.3f}. Give more --subsets, or more "
+            "--queries where more subsets hardly help.\n"
+        )
+
+
+def _from_file(arguments: argparse.Namespace) -> tuple[Any, str, float | None]:
+    from tdabench.evaluation.power import pilot_of
+
+    given = [name for name in ("agreement", "lds") if getattr(arguments, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]} is known from the pilot: leave it out, or plan without a pilot.")
+    comparison = load_json(arguments.pilot)
+    pilot = pilot_of(comparison, arguments.method, arguments.against)
+    method = arguments.method or comparison["ranking"][0]["method"]
+    what = f"LDS of {method}" if arguments.against is None else f"LDS of {method} less {arguments.against}"
+    return pilot, f"{what}, from {arguments.pilot}", comparison.get("seconds_per_model")
+
+
+def _from_values(arguments: argparse.Namespace) -> tuple[Any, str, float | None]:
+    from tdabench.evaluation.power import simulate_pilot
+
+    missing = [f"--{name}" for name in ("agreement", "lds", "queries") if getattr(arguments, name) is None]
+    if missing:
+        raise ValueError(f"Without a pilot, {', '.join(missing)} must be given: what you expect.")
+    if arguments.method is not None:
+        raise ValueError(f"--method {arguments.method} is for a pilot: give its comparison.json, or leave it out.")
+    paired = arguments.against is not None
+    pilot = simulate_pilot(
+        agreement=arguments.agreement,
+        lds=arguments.lds,
+        queries=arguments.queries,
+        shared=arguments.shared,
+        query_spread=arguments.query_spread,
+        paired=paired,
+    )
+    return pilot, f"{'Difference of two methods' if paired else 'LDS'}, from planning values", None
+
+
+def _table(rows: list[dict[str, Any]], seconds: float | None) -> str:
+    header = f"  {'subsets':>8} {'retrains':>8} {'ceiling':>8} {'LDS':>8} {'half-width':>10} {'models':>8}"
+    lines = [header + (f" {'seconds':>10}" if seconds else "")]
+    for row in rows:
+        mark = "*" if row["cheapest"] else " "
+        ceiling = "" if row["ceiling"] != row["ceiling"] else f"{row['ceiling']:.3f}"
+        line = f"{mark} {row['subsets']:>8,} {row['retrains']:>8} {ceiling:>8} {row['lds']:>8.3f}"
+        line += f" {row['half_width']:>10.4f} {row['models']:>8,}"
+        lines.append(line + (f" {row['models'] * seconds:>10,.0f}" if seconds else ""))
+    if any(row["cheapest"] for row in rows):
+        lines.append("\n* the cheapest that suffices")
+    return "\n".join(lines) + "\n"
