@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tdabench.evaluation.bootstrap import Resamples, draw_resamples
+from tdabench.evaluation.intervals import make_spread
 from tdabench.evaluation.lds import rank_correlation
-from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.evaluation.reliability import lds_ceiling, measure_reliability, retrain_agreement
 from tdabench.seeds import make_generator
 
 SUBSETS, QUERIES = 100, 200
@@ -90,3 +92,56 @@ def _draw_losses(signal: float, noise: float, retrains: int) -> tuple[Tensor, Te
 
 def _spearman(correlation: float) -> float:
     return 6 / math.pi * math.asin(correlation / 2)
+
+
+def test_the_interval_of_the_agreement_is_around_it_and_that_of_the_ceiling_follows():
+    _, losses = _draw_losses(1.0, 1.0, retrains=3)
+    described = _measure(losses).describe(0.95)
+
+    assert described["agreement"] == pytest.approx(retrain_agreement(losses), abs=1e-9)
+    assert described["agreement_low"] < described["agreement"] < described["agreement_high"]
+    for end in ("", "_low", "_high"):
+        assert described[f"ceiling{end}"] == pytest.approx(lds_ceiling(described[f"agreement{end}"], 3))
+
+
+def test_an_agreement_that_may_be_zero_gives_a_ceiling_that_may_be_zero_and_an_unbounded_share():
+    generator = make_generator(0, "nothing")
+    losses = torch.randn(20, 2, 5, generator=generator)
+    reliability = _measure(losses)
+
+    described = reliability.describe(0.95)
+    lds = make_spread(
+        torch.full((5,), 0.3).double(), *(0.01 * torch.randn(2, 300, generator=generator).double()), num_subsets=20
+    )
+    share = reliability.share(lds, 0.95)
+
+    assert described["agreement_low"] < 0
+    assert described["ceiling_low"] == 0
+    assert share["share_high"] == math.inf
+
+
+def test_reliability_leaves_out_subsets_with_a_diverged_model_of_the_resamples_too():
+    _, losses = _draw_losses(1.0, 1.0, retrains=2)
+    broken = losses.clone()
+    broken[3, 1] = torch.nan
+    resamples = draw_resamples(SUBSETS, QUERIES, resamples=50, generator=make_generator(0))
+    kept = [subset for subset in range(SUBSETS) if subset != 3]
+
+    found = measure_reliability(broken, resamples).describe(0.95)
+
+    fewer = Resamples(subsets=resamples.subsets[:, kept], queries=resamples.queries)
+    assert found == measure_reliability(losses[kept], fewer).describe(0.95)
+
+
+def test_a_single_retrain_has_no_reliability():
+    _, losses = _draw_losses(1.0, 1.0, retrains=1)
+    reliability = _measure(losses)
+
+    assert reliability.agreement is None
+    assert reliability.per_query.isnan().all()
+    assert set(reliability.describe(0.95).values()) == {None}
+
+
+def _measure(losses: Tensor):
+    resamples = draw_resamples(*losses.shape[::2], resamples=300, generator=make_generator(0, "resamples"))
+    return measure_reliability(losses, resamples)
