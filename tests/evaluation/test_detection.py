@@ -56,6 +56,17 @@ def test_the_standard_error_is_delongs():
     assert result["high"] == pytest.approx(result["auc"] + reach, abs=0.15 * reach)
 
 
+def test_a_single_wrong_label_is_in_every_resample():
+    values, planted = _draw_values(30, 0.02)
+    assert planted.sum() == 1
+
+    result = _evaluate(values, planted)
+
+    # Only the right ones vary: each is below or above the wrong one.
+    area = result["auc"]
+    assert result["standard_error"] == pytest.approx((area * (1 - area) / 29) ** 0.5, rel=0.06)
+
+
 def test_two_detectors_given_equal_generators_are_resampled_alike():
     values, planted = _draw_values(100, 0.2)
 

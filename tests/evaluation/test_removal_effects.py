@@ -117,6 +117,14 @@ def test_methods_are_compared_within_queries_and_retrains():
     assert unlike["standard_error"] == pytest.approx(spread / 5, rel=0.05)
 
 
+def test_every_pair_is_resampled_alike():
+    first, other = (_draw_effects(seed, queries=25, retrains=1) for seed in (0, 1))
+
+    pairs = _compare({"first": first, "other": other, "twin": other})
+
+    assert [pairs[0][name] for name in ("low", "high")] == [pairs[1][name] for name in ("low", "high")]
+
+
 def test_a_pair_leaves_out_what_either_of_them_lacks():
     first, other = _draw_effects(0, queries=5, retrains=1), _draw_effects(1, queries=5, retrains=1)
     first.chosen[0] = torch.nan
