@@ -719,7 +719,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = _enter(tmp_path_factory.mktemp("odd"), patch)
         changes = {
             '"pausing:PausingCNN", width: 4': '"fragile:FragileCNN", broken: 0.2',
-            "methods:\n": "variance: {checkpoints: 1}\nmethods:\n"
+            "methods:\n": "variance: {checkpoints: 1, runs: 3}\nmethods:\n"
             '  trak: {attributor: "tdabench.attributors.trak:TRAK", proj_dim: 512}\n',
         }
         _through_the_bank(folder, changes)
@@ -845,9 +845,10 @@ def test_what_other_random_numbers_do_to_the_lds_stands_in_the_table_of_variance
     scores = load_tensors(odd / CELL / "scores/random.safetensors")["scores"]
 
     rows = {row["source"]: row for row in _odd_table(odd, "variance") if row["repeat"] == "all"}
-    assert list(varied) == ["scores-0-1"]
-    assert varied["scores-0-1"].shape == scores.shape
-    assert not torch.equal(varied["scores-0-1"], scores)
+    runs = [scores, varied["scores-0-1"], varied["scores-0-2"]]
+    assert len(varied) == 2
+    assert len({tuple(values.flatten().tolist()) for values in runs}) == 3
+    assert {values.shape for values in runs} == {scores.shape}
     assert float(rows["sampler"]["standard_deviation"]) > 0
     assert rows["checkpoint"]["standard_deviation"] == rows["checkpoint"]["share"] == ""
     assert sum(float(row["share"] or 0) for row in rows.values()) == pytest.approx(1, abs=1e-5)

@@ -65,7 +65,10 @@ def test_a_paired_interval_is_narrower_than_the_methods_own():
     result = _compare({"one": scores["good"], "close": scores["good"] + noise}, masks, losses)
 
     (row,) = result["pairs"]
-    assert row["standard_error"] < 0.5 * result["methods"]["one"]["standard_error"]
+    own = result["methods"]["one"]
+    assert row["standard_error"] < 0.5 * own["standard_error"]
+    assert row["variance"]["retrains"] < 0.2 * own["variance"]["retrains"]
+    assert row["variance"]["subsets"] > 0
 
 
 def test_reliability_is_the_agreement_its_ceiling_and_the_share_of_it():

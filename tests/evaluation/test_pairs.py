@@ -58,6 +58,16 @@ def test_the_bootstrap_of_these_repeats_averages_independent_draws():
     assert row["bootstrap_high"] == pytest.approx(0.1 + 1.96 * error, abs=0.1 * error)
 
 
+def test_what_both_methods_share_in_every_draw_moves_no_difference():
+    parts = [_comparison(0.6, 0.5, seed) for seed in range(2)]
+    for part in parts:
+        part["methods"]["second"]["draws"] = part["methods"]["first"]["draws"]
+
+    (row,), _ = compare_repeats(parts, 0.95)
+
+    assert row["bootstrap_low"] == row["bootstrap_high"] == pytest.approx(0.1)
+
+
 def test_a_single_repeat_keeps_its_own_interval_and_p_value():
     part = _comparison(0.6, 0.5, 0)
 

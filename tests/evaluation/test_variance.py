@@ -7,14 +7,14 @@ from tdabench.seeds import make_generator
 
 def test_nested_variances_recover_both_parts():
     generator = make_generator(0, "nested")
-    checkpoints = 0.3 * torch.randn(400, 1, generator=generator)
-    lds = (checkpoints + 0.2 * torch.randn(400, 3, generator=generator)).tolist()
+    checkpoints = 0.3 * torch.randn(6000, 1, generator=generator)
+    lds = (checkpoints + 0.2 * torch.randn(6000, 3, generator=generator)).tolist()
 
     checkpoint, draws = nested_variances(lds)
 
-    # 399 and 800 degrees of freedom: standard errors of 7 % and 5 %.
-    assert checkpoint == pytest.approx(0.09, rel=0.25)
-    assert draws == pytest.approx(0.04, rel=0.2)
+    # 5,999 and 12,000 degrees of freedom: standard errors of 2 % and 1 %.
+    assert checkpoint == pytest.approx(0.09, rel=0.08)
+    assert draws == pytest.approx(0.04, rel=0.05)
 
 
 def test_a_method_without_random_numbers_has_no_variance_of_draws():
