@@ -273,6 +273,7 @@ rule agree:
 rule properties:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
+        settings_are_checked=ancient("results/{experiment}/dataset.safetensors"),
     output:
         "results/{experiment}/properties/{method}.json",
     log:

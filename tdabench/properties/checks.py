@@ -22,6 +22,8 @@ PASSES_PER_QUERY = 2
 KEPT_PER_PARAMETER = 0.5
 # Standard errors beyond which a mean is no Monte Carlo error: for no true effect, one method in three million.
 BEYOND_ERROR = 5.0
+# Runs whose scores are averaged where one run is within its error, but not zero.
+MORE_RUNS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def check_per_token(laboratory: Laboratory) -> Finding:
     if attribute_tokens is None:
         return Finding(holds=False, measured="it has no attribute_tokens")
     problem = make_token_problem(laboratory.workspace(), num_models=laboratory.num_models, seed=laboratory.seed)
-    scores = attribute_tokens(problem, generator=make_generator(laboratory.seed, "properties"))
+    scores = attribute_tokens(problem, generator=make_generator(laboratory.seed, "properties", 0))
     positions = problem.query["input_ids"].shape[1] - 1
     expected = (num_examples(problem.query), positions, num_examples(problem.train), positions)
     finite = bool(scores.isfinite().all())
@@ -137,20 +139,26 @@ def check_per_token(laboratory: Laboratory) -> Finding:
 
 
 def check_higher_order(laboratory: Laboratory) -> Finding:
-    """Score examples whose gradient is zero against like ones, with curvature and, if that shows, without."""
-    beyond = _like_beyond_unlike(laboratory, curved=True)
+    """Score examples whose gradient is zero against like ones, with curvature and, if that shows, without.
+
+    Where one run leaves it open, the scores are averaged over more.
+    """
+    runs = 1
+    beyond = _like_beyond_unlike(laboratory, runs=runs)
+    if 0 < abs(beyond) <= BEYOND_ERROR:
+        runs = MORE_RUNS
+        beyond = _like_beyond_unlike(laboratory, runs=runs)
     measured = f"{beyond:.1f} standard errors between like and unlike examples"
     if beyond <= BEYOND_ERROR:
         return Finding(holds=False, measured=measured)
-    control = _like_beyond_unlike(laboratory, curved=False)
+    control = _like_beyond_unlike(laboratory, runs=runs, curved=False)
     return Finding(holds=control <= BEYOND_ERROR, measured=f"{measured}, {control:.1f} without curvature")
 
 
-def _like_beyond_unlike(laboratory: Laboratory, *, curved: bool) -> float:
-    problem = make_flat_problem(
-        laboratory.workspace(), curved=curved, num_models=laboratory.num_models, seed=laboratory.seed
-    )
-    scores = laboratory.score(problem)
+def _like_beyond_unlike(laboratory: Laboratory, *, runs: int, curved: bool = True) -> float:
+    settings = {"num_models": laboratory.num_models, "seed": laboratory.seed}
+    problems = (make_flat_problem(laboratory.workspace(), curved=curved, **settings) for _ in range(runs))
+    scores = torch.stack([laboratory.score(problem, run=run) for run, problem in enumerate(problems)]).mean(dim=0)
     flat = scores[:GROUPS, :GROUPS].double()
     like, unlike = flat.diagonal(), flat[~torch.eye(GROUPS, dtype=torch.bool)]
     # A method that gives all of them 0 has no error; the floor is far below any score that counts.

@@ -95,9 +95,9 @@ class Laboratory:
         sizes = {"num_train": train, "num_query": query, "num_models": self.num_models, "width": width}
         return make_image_problem(self.workspace(), **sizes, seed=self.seed)
 
-    def score(self, problem: Problem) -> Float[Tensor, "query train"]:
-        """Run the method."""
-        return run_attributor(self.attributor, problem, generator=make_generator(self.seed, "properties")).scores
+    def score(self, problem: Problem, *, run: int = 0) -> Float[Tensor, "query train"]:
+        """Run the method; runs differ in their random numbers."""
+        return run_attributor(self.attributor, problem, generator=make_generator(self.seed, "properties", run)).scores
 
     def measure(self, *, train: int = NUM_TRAIN, query: int = NUM_QUERY, width: int = WIDTH) -> Measurement:
         """Run the method on the image problem, watched."""
@@ -105,7 +105,7 @@ class Laboratory:
         if key not in self.measurements:
             problem = self.images(train=train, query=query, width=width)
             with Instrument() as instrument:
-                generator = make_generator(self.seed, "properties")
+                generator = make_generator(self.seed, "properties", 0)
                 attribution = run_attributor(self.attributor, problem, generator=generator)
             one = count_one_pass(problem)
             kept = sum(part.disk_bytes for part in attribution.cost.phases.values())

@@ -101,6 +101,21 @@ def test_a_nan_query_is_left_out_of_the_mean_and_counted():
     assert row["nan_queries"] == 1
     assert row["queries"] == 7
     assert row["rank_correlation"] == pytest.approx(expected.item())
+    assert row["rank_low"] < row["rank_correlation"] < row["rank_high"]
+
+
+def test_a_nan_query_pulls_no_resample_towards_zero():
+    scores = _draw_scores(queries=60)
+    scores = {name: torch.cat([values[:30], values[:30]]) for name, values in scores.items()}
+    half = {name: values.clone() for name, values in scores.items()}
+    half["first"][30:] = 0
+
+    row, expected = (_compare(part, num_scored=60, resamples=2000)[0] for part in (half, scores))
+
+    assert row["nan_queries"] == 30
+    assert row["rank_correlation"] == pytest.approx(expected["rank_correlation"])
+    centre = (row["rank_low"] + row["rank_high"]) / 2
+    assert centre == pytest.approx(expected["rank_correlation"], abs=0.02)
 
 
 def test_equal_methods_agree_entirely_and_opposite_ones_not_at_all():

@@ -275,19 +275,19 @@ def test_a_method_without_scores_of_tokens_is_not_per_token(tmp_path):
 # Higher order
 
 
-def _loss_covariance(problem: Problem, generator: torch.Generator) -> Tensor:
+def _loss_covariance(problem: Problem, generator: torch.Generator, draws: int = 400) -> Tensor:
     """Covariance of losses under noise on the parameters."""
     model = copy_model(problem.models[0])
     start = nn.utils.parameters_to_vector(model.parameters()).detach()
-    draws = []
+    losses = []
     with torch.no_grad():
-        for _ in range(400):
+        for _ in range(draws):
             noise = 0.02 * torch.randn(start.shape, generator=generator)
             nn.utils.vector_to_parameters(start + noise, model.parameters())
-            draws.append(torch.cat([problem.loss(model, part) for part in (problem.query, problem.train)]))
-    centred = (torch.stack(draws) - torch.stack(draws).mean(dim=0)).double()
+            losses.append(torch.cat([problem.loss(model, part) for part in (problem.query, problem.train)]))
+    centred = (torch.stack(losses) - torch.stack(losses).mean(dim=0)).double()
     count = num_examples(problem.query)
-    return centred[:, :count].T @ centred[:, count:] / 399
+    return centred[:, :count].T @ centred[:, count:] / (draws - 1)
 
 
 def _pixels(problem: Problem, generator: torch.Generator) -> Tensor:
@@ -297,6 +297,17 @@ def _pixels(problem: Problem, generator: torch.Generator) -> Tensor:
 
 def test_a_covariance_of_losses_sees_curvature_where_there_is_no_gradient(tmp_path):
     assert _find("higher_order", Plugin(_loss_covariance), tmp_path).holds is True
+
+
+def test_a_noisy_covariance_of_losses_is_averaged_over_runs(tmp_path):
+    calls = []
+
+    def noisy(problem: Problem, generator: torch.Generator) -> Tensor:
+        calls.append(problem)
+        return _loss_covariance(problem, generator, draws=2)
+
+    assert _find("higher_order", Plugin(noisy), tmp_path).holds is True
+    assert len(calls) == 1 + 16 + 16
 
 
 def test_gradients_give_exactly_nothing_where_there_is_no_gradient(tmp_path):
