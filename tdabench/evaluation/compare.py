@@ -68,26 +68,18 @@ def compare_scores(
         *truth.losses.shape, resamples=settings.resamples, generator=make_generator(seed, "bootstrap", *place)
     )
     reliability = measure_reliability(losses, resamples)
-    counts = {
-        "retrains": losses.shape[1],
-        "subsets": len(truth.masks),
-        "queries": num_scored,
-        "diverged_retrains": truth.diverged,
-        "dropped_subsets": truth.dropped,
-        "complete_subsets": int(without_diverged(losses).sum()),
+    result = {
+        **_count(truth, losses, num_scored),
         "resamples": settings.resamples,
         "confidence": settings.confidence,
+        "reliability": reliability.describe(settings.confidence),
     }
-    result = {**counts, "reliability": reliability.describe(settings.confidence)}
     if not scores:
         return {**result, "methods": {}, "pairs": [], "ranking": []}
     sides = _make_sides(scores, truth, num_scored)
     columns = [(0, 1 + index) for index in range(len(sides.names))]
     means = resampled_means(torch.cat([sides.measured[None], sides.predicted]), columns, resamples)
-    noise = torch.full((2, len(sides.names)), torch.nan)
-    if losses.shape[1] > 1:
-        generator = make_generator(seed, "retrains", *place)
-        noise = vary_retrains(sides.predicted, losses, draws=RETRAIN_DRAWS, generator=generator)
+    noise = _draw_noise(sides, losses, make_generator(seed, "retrains", *place))
     spreads = _spreads(sides, means)
     methods = _describe_methods(sides, spreads, noise, settings, make_generator(seed, "permutation", *place))
     for index, (name, described) in enumerate(methods.items()):
@@ -96,12 +88,8 @@ def compare_scores(
         described["variance"] |= _from_variations((variations or {}).get(name))
     pairs = _describe_pairs(sides, means, noise, settings)
     lds = {name: spread.mean for name, spread in zip(sides.names, spreads, strict=True)}
-    return {
-        **result,
-        "methods": methods,
-        "pairs": pairs,
-        "ranking": rank_with_groups(lds, pairs, confidence=settings.confidence),
-    }
+    ranking = rank_with_groups(lds, pairs, confidence=settings.confidence)
+    return {**result, "methods": methods, "pairs": pairs, "ranking": ranking}
 
 
 def mean_lds_of(
@@ -137,6 +125,24 @@ def _check_truth(truth: GroundTruth) -> None:
             "Every query has the same loss after every retraining, so that there is nothing to predict: the subsets "
             "are equal, or the queries' losses are 0 (train less, or choose other queries)."
         )
+
+
+def _count(truth: GroundTruth, losses: Tensor, num_scored: int) -> dict[str, int]:
+    return {
+        "retrains": losses.shape[1],
+        "subsets": len(truth.masks),
+        "queries": num_scored,
+        "diverged_retrains": truth.diverged,
+        "dropped_subsets": truth.dropped,
+        "complete_subsets": int(without_diverged(losses).sum()),
+    }
+
+
+def _draw_noise(sides: Sides, losses: Tensor, generator: torch.Generator) -> Float[Tensor, "draw method"]:
+    """Draw what other retrains would do to each mean LDS; NaN where one retrain a subset can't tell."""
+    if losses.shape[1] < 2:
+        return torch.full((2, len(sides.names)), torch.nan)
+    return vary_retrains(sides.predicted, losses, draws=RETRAIN_DRAWS, generator=generator)
 
 
 def _make_sides(scores: Mapping[str, Tensor], truth: GroundTruth, num_scored: int) -> Sides:
