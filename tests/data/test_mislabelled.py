@@ -26,7 +26,7 @@ def test_a_planted_label_is_uniform_over_the_other_classes():
     drawn = _plant(labels, 0.5)["planted_labels"]
 
     counts = [int((drawn == label).sum()) for label in (0, 3, 9)]
-    assert sum(counts) == 1500
+    assert sum(counts) == 3000
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
