@@ -97,7 +97,7 @@ def test_paths_dataclasses_and_devices_of_a_record_become_text_and_mappings(tmp_
     save_json(tmp_path / "a.json", {}, record)
 
     assert load_record(tmp_path / "a.json") == {
-        "evaluation": {"resamples": 1000, "confidence": 0.95},
+        "evaluation": {"resamples": 1000, "confidence": 0.95, "top": 10},
         "folder": "a/b",
         "device": "cpu",
         "3": [1, None],

@@ -415,6 +415,7 @@ def place(planned: Place) -> Iterator[Place]:
         ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
         ("resamples: 100", "resamples: 100, top: 5", {"agree", "report"}),
         (" queries: 30", " queries: 31", {"split"} | MODELS),
+        ("digits:Digits", "cifar10:CIFAR10", {"dataset", "split"} | MODELS),
         (
             "checkpoints: 1",
             "checkpoints: 2",
