@@ -4,6 +4,12 @@ from tabulate import tabulate
 
 METHODS = (
     ("bif", "tdabench.attributors.bif:BIF", "", "covariance or correlation of losses over SGLD draws"),
+    (
+        "bif_laplace",
+        "tdabench.attributors.laplace_bif:LaplaceBIF",
+        "",
+        "covariance of losses over a Gaussian local posterior in the span of stochastic gradients",
+    ),
     ("ekfac", "tdabench.attributors.kronfluence:Kronfluence", "strategy: ekfac", "eigenvalue-corrected K-FAC"),
     ("kfac", "tdabench.attributors.kronfluence:Kronfluence", "strategy: kfac", "Kronecker-factored curvature"),
     ("diagonal", "tdabench.attributors.kronfluence:Kronfluence", "strategy: diagonal", "diagonal Fisher"),

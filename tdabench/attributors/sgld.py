@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples, take
@@ -41,14 +42,10 @@ def sample_chain(
         ValueError: If no parameter requires a gradient.
     """
     model = copy_model(model)
-    position, gradient = _flatten_parameters(model)
+    position, gradient = flatten_parameters(model)
     checkpoint, noise = position.clone(), torch.empty_like(position)
-    num_reference = num_examples(reference)
     for _ in range(steps):
-        batch = reference
-        if batch_size < num_reference:
-            order = torch.randperm(num_reference, generator=generator, device=generator.device)
-            batch = take(reference, order[:batch_size].to(position.device))
+        batch = draw_batch(reference, batch_size, generator=generator)
         gradient.zero_()
         with torch.enable_grad():
             loss(model, batch).mean().backward()
@@ -58,11 +55,24 @@ def sample_chain(
         yield model
 
 
-def _flatten_parameters(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Make the moving parameters, and their gradients, views of one vector each, so that a step is four operations."""
+def draw_batch(examples: Examples, size: int, *, generator: torch.Generator) -> Examples:
+    """Draw a minibatch without replacement; all examples if there are no more than ``size``."""
+    count = num_examples(examples)
+    if size >= count:
+        return examples
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    return take(examples, order[:size].to(next(iter(examples.values())).device))
+
+
+def flatten_parameters(model: nn.Module) -> tuple[Float[Tensor, " parameter"], Float[Tensor, " parameter"]]:
+    """Make the moving parameters, and their gradients, views of one vector each, so that a step is few operations.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+    """
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not moving:
-        raise ValueError("SGLD needs parameters that require a gradient; this model has none.")
+        raise ValueError("Sampling needs parameters that require a gradient; this model has none.")
     position = torch.cat([parameter.detach().flatten() for parameter in moving])
     gradient = torch.zeros_like(position)
     start = 0

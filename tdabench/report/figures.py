@@ -32,6 +32,7 @@ COLOURS = {
     "trak": "#56b4e9",
     "random": "#b0b0b0",
     "query_independent": "#707070",
+    "bif_laplace": "#332288",
 }
 LABELS = {
     "bif": "BIF",
@@ -42,6 +43,7 @@ LABELS = {
     "trak": "TRAK",
     "random": "random",
     "query_independent": "query-independent",
+    "bif_laplace": "BIF (Laplace)",
 }
 OTHERS = ("#000000", "#8c510a", "#5e3c99", "#b2182b", "#01665e", "#c51b7d")
 MARKERS = "osD^vP*X<>"

@@ -10,8 +10,9 @@ from torch import nn
 
 from tdabench.attributors import bif
 from tdabench.attributors.base import Examples, Problem
-from tdabench.attributors.bif import BIF, loss_correlation, loss_covariance
+from tdabench.attributors.bif import BIF
 from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.traces import loss_correlation, loss_covariance
 from tdabench.records import load_tensors
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, make_image_problem, make_self_problem, quadratic_loss
@@ -210,7 +211,7 @@ def test_an_absurd_step_size_is_an_error_that_says_so(tmp_path):
     # Each step multiplies the distance by about 10^5: float32 overflows after a few.
     method = BIF(**{**SETTINGS, "step_size": 1e5, "draws": 40})
 
-    with pytest.raises(ValueError, match=re.escape("Every BIF chain diverged at step_size=100000.0: lower it.")):
+    with pytest.raises(ValueError, match=re.escape("Every BIF chain diverged: lower step_size (100000.0).")):
         method.attribute(problem, generator=make_generator(0, "bif"))
 
 

@@ -106,7 +106,7 @@ def test_given_model_is_left_as_it_was():
 def test_sampling_a_wholly_frozen_model_is_an_error():
     model = _small_network().requires_grad_(False)
 
-    with pytest.raises(ValueError, match="SGLD needs parameters that require a gradient"):
+    with pytest.raises(ValueError, match="Sampling needs parameters that require a gradient"):
         _sample_last(model)
 
 

@@ -1,0 +1,146 @@
+"""Draws from a Laplace approximation of the local posterior, in the space that stochastic gradients span."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples
+from tdabench.attributors.sgld import draw_batch, flatten_parameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalCurvature:
+    r"""The Fisher information at a checkpoint, in the space that randomly signed minibatch gradients span.
+
+    Parameters are measured in units of :math:`D^{-1/2}`, with :math:`D` the diagonal Fisher plus damping.
+
+    Attributes:
+        scale: :math:`D^{-1/2}`.
+        basis: Orthonormal directions of the scaled parameters.
+        eigenvalues: Of the scaled Fisher along each direction.
+        mean_eigenvalue: Trace of the scaled Fisher divided by the number of examples that it has.
+    """
+
+    scale: Float[Tensor, " parameter"]
+    basis: Float[Tensor, "direction parameter"]
+    eigenvalues: Float[Tensor, " direction"]
+    mean_eigenvalue: float
+
+
+def measure_curvature(
+    model: nn.Module,
+    loss: LossFn,
+    reference: Examples,
+    *,
+    directions: int,
+    batch_size: int,
+    metric_damping: float,
+    generator: torch.Generator,
+) -> LocalCurvature:
+    r"""Measure the local curvature from ``directions`` randomly signed minibatch gradients.
+
+    .. math:: v_t = b^{-1/2} \sum_{i \in B_t} s_i \nabla \ell_i(w^*), \quad s_i = \pm 1, \qquad
+        \mathbb{E}\, v v^T = F, \quad \mathbb{E}\, v \odot v = \mathrm{diag}\, F
+
+    with :math:`F` the empirical Fisher: no per-sample gradient is ever made.
+
+    Args:
+        directions: Number of gradients. Fewer directions come back if they are linearly dependent.
+        batch_size: Examples of each gradient.
+        metric_damping: Added to the diagonal Fisher, relative to its mean over each parameter tensor.
+        generator: The stream of minibatches and signs.
+
+    Raises:
+        ValueError: If no parameter requires a gradient, or all gradients are zero.
+    """
+    model = copy_model(model)
+    position, gradient = flatten_parameters(model)
+    gradients = torch.empty(directions, len(position), device=position.device)
+    for row in gradients:
+        batch = draw_batch(reference, batch_size, generator=generator)
+        count = num_examples(batch)
+        signs = torch.randint(2, (count,), generator=generator, device=generator.device) * 2.0 - 1.0
+        gradient.zero_()
+        with torch.enable_grad():
+            (loss(model, batch) @ signs.to(position.device) / count**0.5).backward()
+        row.copy_(gradient)
+    scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
+    gradients *= scale
+    gram = (gradients @ gradients.T).double()
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    kept = eigenvalues > 1e-6 * eigenvalues[-1]
+    if not eigenvalues[-1] > 0:
+        raise ValueError("Every gradient at the checkpoint is zero: there is no local curvature to sample from.")
+    basis = (vectors[:, kept] / eigenvalues[kept].sqrt()).T.to(gradients.dtype) @ gradients
+    trace = gram.trace().item() / directions
+    return LocalCurvature(
+        scale=scale,
+        basis=basis,
+        eigenvalues=eigenvalues[kept] / directions,
+        mean_eigenvalue=trace / num_examples(reference),
+    )
+
+
+def _invert_root(fisher: Float[Tensor, " parameter"], model: nn.Module, damping: float) -> Float[Tensor, " parameter"]:
+    """Give the inverse root of the damped diagonal; a tensor whose gradients are all zero does not move."""
+    moving = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    parts = [part + damping * part.mean() for part in fisher.split(moving)]
+    return torch.cat([torch.where(part > 0, part, torch.inf) for part in parts]).rsqrt()
+
+
+def posterior_variances(
+    curvature: LocalCurvature, *, localization: float, amplitude: float
+) -> Float[Tensor, " direction"]:
+    r"""Give the posterior's variance along each direction.
+
+    .. math:: \sigma_k^2 = \frac{1}{n\beta (\lambda_k + \gamma \bar\lambda)}, \qquad
+        n\beta = \alpha^{-2} \sum_k \frac{\lambda_k}{\lambda_k + \gamma \bar\lambda}
+
+    Args:
+        localization: :math:`\gamma`, relative to the mean eigenvalue :math:`\bar\lambda`.
+        amplitude: :math:`\alpha`, root mean square of a reference loss's change in nats, to first order.
+    """
+    precisions = curvature.eigenvalues + localization * curvature.mean_eigenvalue
+    inverse_temperature = (curvature.eigenvalues / precisions).sum() / amplitude**2
+    return 1 / (inverse_temperature * precisions)
+
+
+def sample_laplace(
+    model: nn.Module,
+    curvature: LocalCurvature,
+    variances: Float[Tensor, " direction"],
+    *,
+    draws: int,
+    generator: torch.Generator,
+) -> Iterator[nn.Module]:
+    r"""Give the model at draws from :math:`N(w^*, D^{-1/2} Q^T \Sigma Q D^{-1/2})` whose sample covariance is exact.
+
+    Orthogonal Monte Carlo (Choromanski et al., 2017, arXiv:1703.00864): a random rotation of an orthogonal design, so
+    that the draws' sample covariance (unbiased, centred) is the posterior's, without the noise of independent draws.
+
+    The given model is not touched: the one that is yielded is a copy, the same at each draw.
+
+    Args:
+        variances: Along each direction of the curvature; at most ``draws - 1``.
+        draws: At least 2.
+        generator: The stream of the rotation.
+
+    Raises:
+        ValueError: If there are fewer than ``draws - 1`` directions' worth of draws.
+    """
+    directions = len(variances)
+    if draws <= directions:
+        raise ValueError(f"Exact moments in {directions} directions need at least {directions + 1} draws, got {draws}.")
+    model = copy_model(model)
+    position, _ = flatten_parameters(model)
+    checkpoint = position.clone()
+    noise = torch.randn(draws, directions, generator=generator, device=generator.device, dtype=torch.float64)
+    ones = torch.ones(draws, 1, dtype=noise.dtype, device=noise.device)
+    design = torch.linalg.qr(torch.cat([ones, noise], dim=1)).Q[:, 1:]  # orthonormal columns that sum to zero
+    coordinates = design.to(variances.device) * (draws - 1) ** 0.5 * variances.sqrt()
+    for row in coordinates.to(position.dtype):
+        position.copy_(checkpoint).addcmul_(row.to(position.device) @ curvature.basis, curvature.scale)
+        yield model
