@@ -13,7 +13,7 @@ from tdabench.evaluation.intervals import Spread, make_spread
 from tdabench.evaluation.lds import GroundTruth, average_retrains, predicted_and_measured, rank_correlation
 from tdabench.evaluation.pairs import Row, all_pairs, holm, rank_with_groups
 from tdabench.evaluation.permutation import draw_permutations, permutation_null
-from tdabench.evaluation.reliability import measure_reliability, without_diverged
+from tdabench.evaluation.reliability import measure_reliability, query_independent_oracle, without_diverged
 from tdabench.evaluation.variance import nested_variances, vary_retrains
 from tdabench.seeds import make_generator
 from tdabench.settings import EvaluationSettings
@@ -72,7 +72,8 @@ def compare_scores(
         **_count(truth, losses, num_scored),
         "resamples": settings.resamples,
         "confidence": settings.confidence,
-        "reliability": reliability.describe(settings.confidence),
+        "reliability": reliability.describe(settings.confidence)
+        | _describe_oracle(query_independent_oracle(-truth.losses, resamples), settings),
     }
     if not scores:
         return {**result, "methods": {}, "pairs": [], "ranking": []}
@@ -163,6 +164,11 @@ def _spreads(sides: Sides, means: ResampledMeans) -> list[Spread]:
         make_spread(values, means.both[:, index], means.subsets[:, index], num_subsets=len(sides.measured))
         for index, values in enumerate(sides.per_query)
     ]
+
+
+def _describe_oracle(oracle: Spread, settings: EvaluationSettings) -> Row:
+    interval = oracle.interval(settings.confidence)
+    return {"oracle": interval.mean, "oracle_low": interval.low, "oracle_high": interval.high}
 
 
 def _describe_methods(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tdabench.evaluation.bootstrap import Resamples, resampled_means
 from tdabench.evaluation.intervals import Spread, make_spread
-from tdabench.evaluation.lds import rank_correlation
+from tdabench.evaluation.lds import average_ranks, rank_correlation
 
 
 def retrain_agreement(losses: Float[Tensor, "subset retrain query"]) -> float:
@@ -121,3 +121,19 @@ def measure_reliability(losses: Float[Tensor, "subset retrain query"], resamples
         per_query, means.both.mean(dim=1), means.subsets.mean(dim=1), num_subsets=int(complete.sum())
     )
     return Reliability(per_query=per_query, agreement=agreement, retrains=retrains)
+
+
+def query_independent_oracle(measured: Float[Tensor, "subset query"], resamples: Resamples) -> Spread:
+    """Give the LDS of an oracle that ranks the subsets alike for every query: by how the other queries fared.
+
+    It knows the retrained models, and still answers only "which subsets are good", never "good for what": an LDS
+    below it may be had without looking at the query.
+
+    Args:
+        measured: Negative losses.
+    """
+    ranks = average_ranks(measured)  # half integers: their sums are exact, and tie where they should
+    others = ranks.sum(dim=1, keepdim=True) - ranks
+    means = resampled_means(torch.stack([measured, others]), [(0, 1)], resamples)
+    per_query = rank_correlation(others, measured)
+    return make_spread(per_query, means.both[:, 0], means.subsets[:, 0], num_subsets=len(measured))

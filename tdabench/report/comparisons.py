@@ -15,7 +15,7 @@ PAIR_COLUMNS = (
 )  # fmt: skip
 RELIABILITY_COLUMNS = (
     *PLACE, "retrains", "subsets", "agreement", "agreement_low", "agreement_high", "ceiling", "ceiling_low",
-    "ceiling_high", "diverged_retrains",
+    "ceiling_high", "diverged_retrains", "oracle", "oracle_low", "oracle_high",
 )  # fmt: skip
 NULL_COLUMNS = (*PLACE, "method", "null_low", "null_high", "p_value")
 VARIANCE_COLUMNS = (*PLACE, "method", "source", "standard_deviation", "share")
@@ -112,7 +112,7 @@ def _reliability_over(parts: list[Mapping[str, Any]], over_repeats: Callable[...
         "subsets": sum(part["subsets"] for part in parts),
         "diverged_retrains": sum(part["diverged_retrains"] for part in parts),
     }
-    for name in ("agreement", "ceiling"):
+    for name in ("agreement", "ceiling", "oracle"):
         values = [part["reliability"][name] for part in parts]
         known = [value for value in values if value is not None]
         if known:

@@ -7,7 +7,12 @@ from torch import Tensor
 from tdabench.evaluation.bootstrap import Resamples, draw_resamples
 from tdabench.evaluation.intervals import make_spread
 from tdabench.evaluation.lds import rank_correlation
-from tdabench.evaluation.reliability import lds_ceiling, measure_reliability, retrain_agreement
+from tdabench.evaluation.reliability import (
+    lds_ceiling,
+    measure_reliability,
+    query_independent_oracle,
+    retrain_agreement,
+)
 from tdabench.seeds import make_generator
 
 SUBSETS, QUERIES = 100, 200
@@ -145,3 +150,36 @@ def test_a_single_retrain_has_no_reliability():
 def _measure(losses: Tensor):
     resamples = draw_resamples(*losses.shape[::2], resamples=300, generator=make_generator(0, "resamples"))
     return measure_reliability(losses, resamples)
+
+
+def test_the_query_independent_oracle_reaches_the_share_that_queries_have_in_common():
+    generator = make_generator(0, "oracle")
+    common, own = torch.randn(SUBSETS, 1, generator=generator), torch.randn(SUBSETS, QUERIES, generator=generator)
+    resamples = draw_resamples(SUBSETS, QUERIES, resamples=100, generator=generator)
+
+    oracle = query_independent_oracle(0.6 * common + 0.8 * own, resamples)
+
+    # Its prediction is the common part itself, up to 1 / QUERIES of the rest: a Gaussian correlation of 0.6.
+    assert oracle.mean == pytest.approx(_spearman(0.6), abs=4 * oracle.interval(0.95).standard_error)
+    assert query_independent_oracle(own, resamples).mean == pytest.approx(0, abs=4 / SUBSETS**0.5)
+
+
+def test_the_query_independent_oracle_does_not_look_at_the_query_itself():
+    generator = make_generator(0, "oracle")
+    measured = torch.randn(SUBSETS, 2, generator=generator)
+    resamples = draw_resamples(SUBSETS, 2, resamples=100, generator=generator)
+
+    oracle = query_independent_oracle(measured, resamples)
+
+    assert oracle.mean == pytest.approx(rank_correlation(measured[:, :1], measured[:, 1:]).item())
+
+
+def test_a_constant_query_leaves_the_oracle_of_the_others_as_it_is():
+    generator = make_generator(0, "oracle")
+    measured = torch.randn(SUBSETS, 3, generator=generator)
+    resamples = draw_resamples(SUBSETS, 3, resamples=100, generator=generator)
+
+    constant = torch.cat([measured, torch.zeros(SUBSETS, 1)], dim=1)
+    widened = Resamples(subsets=resamples.subsets, queries=torch.cat([resamples.queries, resamples.queries[:, :1]], 1))
+
+    assert query_independent_oracle(constant, widened).mean == query_independent_oracle(measured, resamples).mean

@@ -164,6 +164,7 @@ def _comparison(repeat: int) -> dict:
         "ranking": [{"method": name, "lds": value, "group": "abc"[place]}
                     for place, (name, value) in enumerate(lds.items())],
         "reliability": {"agreement": 0.4 + 0.1 * repeat, "agreement_low": 0.3, "agreement_high": 0.5 + 0.1 * repeat,
-                        "ceiling": 0.75 + 0.05 * repeat, "ceiling_low": 0.7, "ceiling_high": 0.9},
+                        "ceiling": 0.75 + 0.05 * repeat, "ceiling_low": 0.7, "ceiling_high": 0.9,
+                        "oracle": 0.1 + 0.05 * repeat, "oracle_low": 0.0, "oracle_high": 0.3},
         "unsupported": {},
     }  # fmt: skip
