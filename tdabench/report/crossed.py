@@ -1,6 +1,7 @@
 """Tables of the page with a row a method (or a property) and a column for each of what it was asked."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -23,11 +24,20 @@ def removal_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
 
 
 def detection_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
-    """Cross methods with detectors: the area under the ROC curve with its interval, highest first."""
-    best = rows.groupby("method", sort=False)["auc"].max()
+    """Cross methods with detectors: the area under the ROC curve with its interval, highest first; the loss is noted.
+
+    The models' loss is no method's, so that a column of it would hold one number.
+    """
+    alone, methods = rows[rows["detector"] == "loss"], rows[rows["detector"] != "loss"]
+    best = methods.groupby("method", sort=False)["auc"].max()
     order = best.sort_values(ascending=False, na_position="last", kind="stable").index
-    headers = {key: f"{label[:1].upper()}{label[1:]}" for key, label in DETECTORS.items() if key in set(rows["detector"])}
-    return _cross(rows, "detector", headers, lambda row: _estimate(row, "auc"), order, styles, caption)
+    known = set(methods["detector"])
+    headers = {key: f"{label[:1].upper()}{label[1:]}" for key, label in DETECTORS.items() if key in known}
+    table = _cross(methods, "detector", headers, lambda row: _estimate(row, "auc"), order, styles, caption)
+    notes = [
+        f"By the models' loss alone, without attribution: {_estimate(row, 'auc').text}." for row in _records(alone)
+    ]
+    return dataclasses.replace(table, note=" ".join(notes))
 
 
 def null_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
@@ -39,22 +49,24 @@ def null_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
 def variance_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
     """Cross methods with sources of variance, in percent of what is known; all of it together comes last."""
     headers = {source: header_of(source) for source in SOURCES}
-    table = _cross(rows, "source", headers, lambda row: number_cell(row["share"], "share"), rows["method"], styles, caption)
-    totals = (rows["standard_deviation"].astype(float) ** 2).groupby(rows["method"]).sum(min_count=1) ** 0.5
-    known = list(dict.fromkeys(rows["method"]))
-    lines = tuple(
+    order = list(dict.fromkeys(rows["method"]))
+    table = _cross(rows, "source", headers, lambda row: number_cell(row["share"], "share"), order, styles, caption)
+    squares = rows["standard_deviation"].astype(float) ** 2
+    totals = squares.groupby(rows["method"]).sum(min_count=1) ** 0.5
+    lines = [
         (*line, number_cell(totals[method], "standard_deviation"))
-        for method, line in zip(known, table.rows, strict=True)
+        for method, line in zip(order, table.rows, strict=True)
+    ]
+    return dataclasses.replace(
+        table, headers=(*table.headers, "Standard deviation"), rows=tuple(lines), note="— is not measured."
     )
-    headers_with_total = (*table.headers, "Standard deviation")
-    return Table(caption=caption, headers=headers_with_total, rows=lines, note="— is not measured.")
 
 
 def properties_table(rows: pd.DataFrame, styles: Styles, caption: str) -> Table:
     """Lay properties out as the paper does: a row a property, a column a method, ticks and crosses."""
     methods = list(dict.fromkeys(rows["method"]))
     titles = dict(zip(rows["property"], rows["title"], strict=True))
-    found = {(row["property"], row["method"]): row for row in rows.to_dict("records")}
+    found = {(row["property"], row["method"]): row for row in _records(rows)}
     lines = [
         (Cell(text=title, order=title), *(_sign(found.get((key, method))) for method in methods))
         for key, title in titles.items()
@@ -79,7 +91,7 @@ def _cross(
     caption: str,
 ) -> Table:
     """Make a row a method and a column a value of ``across``; where there is no row, there is a dash."""
-    found = {(row["method"], row[across]): row for row in rows.to_dict("records")}
+    found = {(row["method"], row[across]): row for row in _records(rows)}
     missing = Cell(text=MISSING, is_number=True)
     lines = [
         (
@@ -89,6 +101,10 @@ def _cross(
         for method in dict.fromkeys(order)
     ]
     return Table(caption=caption, headers=("Method", *headers.values()), rows=tuple(lines))
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
 def _estimate(row: Row, column: str) -> Cell:

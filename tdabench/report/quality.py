@@ -1,7 +1,6 @@
 """The page's two main tables: the ranking of one size, and cost beside quality."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 

@@ -163,8 +163,8 @@ def _plain_parts(
     shown = over_repeats(table)
     sizes = sizes_of(shown) if "train_size" in shown.columns else []
     if len(shown) <= SHORT or len(sizes) < 2:
-        rows = f"{len(shown):,} {'row' if len(shown) == 1 else 'rows'}"
-        yield Part(title=f"{title} ({rows})", table=make_table(table, styles, heading), is_open=is_open)
+        count = f"{len(shown):,} {'row' if len(shown) == 1 else 'rows'}"
+        yield Part(title=f"{title} ({count})", table=make_table(table, styles, heading), is_open=is_open)
         return
     for place, size in enumerate(sizes):
         rows = shown[shown["train_size"] == size].drop(columns="train_size")

@@ -89,7 +89,7 @@ def summarise_lead(tables: Mapping[str, pd.DataFrame], styles: Styles, confidenc
     leader, place = ranked.iloc[0], f"n = {sizes[0]:,}"
     name = _label(leader["method"], styles)
     sentence = f"{name[:1].upper()}{name[1:]} leads at {place} with an LDS of {_score(leader['lds'])}"
-    share = share_of(leader)
+    share = share_of(leader.to_dict())
     if share is not None:
         sentence += f" ({share:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
     if len(ranked) == 1:

@@ -4,8 +4,8 @@ import pandas as pd
 
 from tdabench.report.tables import count_repeats
 
-# In the order of the page, by the name of the table and of the figure: heading, and how to read it. ``interval`` is what
-# the intervals are, ``level`` the p-value under which a difference counts.
+# By the name of the table and of the figure, in the page's order: heading, and how to read it. ``interval`` is what the
+# intervals are, ``level`` the p-value under which a difference counts.
 TEXTS = {
     "pairs": (
         "Paired differences",
@@ -22,8 +22,8 @@ TEXTS = {
     "detection": (
         "Finding mislabelled examples",
         "Labels were changed on purpose, and each detector ranks the examples by suspicion: the score of an example "
-        "for itself, minus its mean helpfulness for the queries, or the models' loss, which needs no attribution. The "
-        "number is the area under the ROC curve: 1 finds every wrong label first, 0.5 is chance. Intervals: {interval}.",
+        "for itself, or minus its mean helpfulness for the queries. The number is the area under the ROC curve: 1 "
+        "finds every wrong label first, 0.5 is chance. Intervals: {interval}.",
     ),
     "agreement": (
         "Agreement between methods",
@@ -45,7 +45,7 @@ TEXTS = {
     "null": (
         "What chance reaches",
         "The band in which {confidence} of the LDS lie if predictions are shuffled over subsets, and the share p of "
-        "shuffled ones that reach the method's own: inside its band, an LDS says nothing. Each repeat has its own band.",
+        "shuffled ones that reach the method's own: inside its band, an LDS says nothing. Every repeat has its own.",
     ),
     "variance": (
         "Where the uncertainty comes from",
