@@ -43,9 +43,9 @@ def summarise_removal(
     if len(rows) == 1:
         return f"{sentence}."
     second = rows.iloc[1]
-    pairs = at(differences, train_size=best["train_size"], count=count).rename(
-        columns={"method": "first", "other": "second"}
-    )
+    pairs = at(differences, train_size=best["train_size"], count=count)
+    if len(pairs):
+        pairs = pairs.assign(first=pairs["method"], second=pairs["other"])
     gap = _score(best["effect"] - second["effect"])
     verdict = _verdict(pairs, int(best["train_size"]), best["method"], second["method"], confidence)
     return f"{sentence}: {gap} more than {_label(second['method'], styles)}{verdict.replace(': ', ', ', 1)}."

@@ -100,7 +100,8 @@ def _compare(methods: tuple[str, ...], repeat: int, more: float) -> dict[str, An
     variance = {"queries": 1e-4, "subsets": 2e-4, "retrains": 1e-4, "checkpoint": None, "sampler": None}
     described = {
         name: {"lds": value, "draws": [value - 0.01, value, value + 0.01],
-               "share": value / 0.84 + 0.05 * (repeat - 0.5), "share_low": value / 0.84 - 0.1, "share_high": value / 0.84 + 0.1, "null_low": -0.03 - 0.02 * repeat,
+               "share": value / 0.84 + 0.05 * (repeat - 0.5), "share_low": value / 0.84 - 0.1,
+               "share_high": value / 0.84 + 0.1, "null_low": -0.03 - 0.02 * repeat,
                "null_high": 0.02 + 0.02 * repeat, "p_value": 0.0001,
                "variance": variance | ({"checkpoint": 3e-4, "sampler": 3e-4} if name == "gradsim" else {})}
         for name, value in lds.items()
