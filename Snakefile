@@ -396,6 +396,18 @@ rule report:
             category="Figures",
             labels={"experiment": "{experiment}", "what": "LDS by repeat"},
         ),
+        pairs_figure=report(
+            "results/{experiment}/figures/pairs.png",
+            caption="tdabench/report/captions/pairs.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "paired differences"},
+        ),
+        agreement_figure=report(
+            "results/{experiment}/figures/agreement.png",
+            caption="tdabench/report/captions/agreement.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "agreement"},
+        ),
         cost_figure=report(
             "results/{experiment}/figures/cost.png",
             caption="tdabench/report/captions/cost.rst",
@@ -430,5 +442,11 @@ use rule report as report_without_bank with:
             labels={"experiment": "{experiment}", "what": "page"},
         ),
         cost="results/{experiment}/tables/cost.csv",
+        agreement_figure=report(
+            "results/{experiment}/figures/agreement.png",
+            caption="tdabench/report/captions/agreement.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "agreement"},
+        ),
     wildcard_constraints:
         experiment=names_of(bank=False),

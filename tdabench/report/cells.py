@@ -2,37 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from tdabench.report.columns import INTERVALS, MISSING, format_number, header_of
 from tdabench.report.figures import COLOURS, method_styles
 
-MISSING = "—"
-MINUS = "\N{MINUS SIGN}"
 MOST_ROWS = 200
 LONG_TEXT = 28  # characters
 # Columns that hold the key of a method.
 METHOD_COLUMNS = ("method", "first", "second", "other")
-HEADERS = {
-    "train_size": "n",
-    "lds": "LDS",
-    "p_value": "p",
-    "p_holm": "p (Holm)",
-    "peak_host_bytes": "Memory (MB)",
-    "peak_device_bytes": "Device memory (MB)",
-    "disk_bytes": "Disk (MB)",
-    "cpu_seconds": "CPU (s)",
-    "nan_queries": "NaN queries",
+# What is retrained stands in the cost table beside the methods.
+GROUND_TRUTH = {
+    "bank": "Bank of retrained models",
+    "checkpoints": "Checkpoints",
+    "removal": "Models without the removed examples",
 }
-# Always three decimals, so that they stand below one another.
-SCORES = {
-    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "ceiling_low", "ceiling_high", "agreement",
-    "agreement_low", "agreement_high", "difference", "bootstrap_low", "bootstrap_high", "null_low", "null_high",
-}  # fmt: skip
-# The bank and the checkpoints stand in the cost table beside the methods.
-GROUND_TRUTH = {"bank": "Bank of retrained models", "checkpoints": "Checkpoints"}
 
 Styles = Mapping[str, Mapping[str, str]]
 
@@ -47,6 +34,7 @@ class Strip:
     zero: float
     ceiling: float | None
     colour: str
+    chance: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +44,8 @@ class Cell:
     Attributes:
         order: By what its column is sorted: a number, or nothing for what is missing, which goes last.
         colour: Of the swatch before the text: the method's.
+        spoken: What a sign means, for those who hear the page.
+        title: What stands beside the pointer.
     """
 
     text: str
@@ -63,6 +53,8 @@ class Cell:
     is_number: bool = False
     colour: str | None = None
     strip: Strip | None = None
+    spoken: str = ""
+    title: str = ""
 
     @property
     def is_long(self) -> bool:
@@ -72,12 +64,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table for the page: a header a column, a list of cells a row, all of one length."""
+    """A table for the page: a header a column, a list of cells a row, all of one length; notes stand below."""
 
     caption: str
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    footnotes: tuple[str, ...] = ()
 
 
 def styles_of(*tables: pd.DataFrame | None) -> Styles:
@@ -108,52 +101,67 @@ def number_cell(value: Any, column: str = "") -> Cell:
     return Cell(text=format_number(float(value), column), order=float(value), is_number=True)
 
 
-def format_number(value: float, column: str = "") -> str:
-    """Write a number for people: bytes in MB, shares in percent, p-values never as zero, a minus sign for minus."""
-    if not math.isfinite(value):
-        text = MISSING
-    elif column.endswith("_bytes"):
-        text = _short(value / 1e6)
-    elif column == "share" or column.endswith("_share"):
-        text = f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
-    elif column.startswith("p_"):
-        text = "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}"
-    elif column.endswith("seconds"):
-        text = _short(value)
-    elif column in SCORES:
-        text = f"{value:.3f}".replace("-0.000", "0.000")
-    elif float(value).is_integer():
-        text = f"{value:,.0f}"
-    elif 0.001 <= abs(value) < 100:
-        text = f"{value:.3f}"
-    else:
-        text = f"{value:.3g}"
-    return text.replace("-", MINUS)
+def interval_cell(low: Any, high: Any, column: str = "low") -> Cell:
+    """Make a cell of an interval, sorted by its lower end; a dash without both ends."""
+    first, last = number_cell(low, column), number_cell(high, column)
+    if first.order is None or last.order is None:
+        return Cell(text=MISSING, is_number=True)
+    return Cell(text=f"{first.text} to {last.text}", order=first.order, is_number=True)
+
+
+def estimate_cell(value: Any, low: Any, high: Any, column: str) -> Cell:
+    """Make a cell of a number with its interval behind it, sorted by the number."""
+    number, interval = number_cell(value, column), interval_cell(low, high, column)
+    if interval.order is None or number.order is None:
+        return number
+    ends = interval.text.replace("\N{NO-BREAK SPACE}%", "", 1)  # one sign of percent for both ends
+    return dataclasses.replace(number, text=f"{number.text} ({ends})")
 
 
 def make_table(frame: pd.DataFrame, styles: Styles, caption: str) -> Table:
-    """Make a table of any tidy frame: by columns' names and types, constant experiment and repeats left out."""
+    """Make a table of any tidy frame, by its columns' names and types.
+
+    Both ends of an interval are one column, what is the same in every row is said below, and an experiment's name and
+    its repeats are left out where a row is over all of them.
+    """
     shown = over_repeats(frame)
     columns = [column for column in shown.columns if column != "experiment"]
     if "repeat" in columns and set(shown["repeat"]) <= {"all"}:
         columns.remove("repeat")
     kept = shown[columns].head(MOST_ROWS)
-    note = f"The first {len(kept):,} of {len(shown):,} rows." if len(kept) < len(shown) else ""
-    is_number = [
-        pd.api.types.is_numeric_dtype(kept[column]) and not pd.api.types.is_bool_dtype(kept[column])
-        for column in columns
-    ]
-    rows = [
-        tuple(_cell(value, *how, styles) for value, *how in zip(row, columns, is_number, strict=True))
-        for row in kept.itertuples(index=False, name=None)
-    ]
-    return Table(caption=caption, headers=tuple(header_of(column) for column in columns), rows=tuple(rows), note=note)
+    same = _same_in_every_row(kept)
+    makers = _columns_of(kept.drop(columns=same), styles)
+    rows = tuple(tuple(make(record) for _, make in makers) for record in kept.to_dict("records"))
+    notes = [f"The first {len(kept):,} of {len(shown):,} rows."] if len(kept) < len(shown) else []
+    if same:
+        values = [f"{header_of(column)} {_cell(kept[column].iloc[0], column, kept, styles).text}" for column in same]
+        notes.append(f"In every row: {', '.join(values)}.")
+    return Table(caption=caption, headers=tuple(header for header, _ in makers), rows=rows, note=" ".join(notes))
 
 
-def header_of(column: str) -> str:
-    """Give the words for a column's name."""
-    words = column.replace("_", " ")
-    return HEADERS.get(column, words[:1].upper() + words[1:])
+def _same_in_every_row(table: pd.DataFrame) -> list[str]:
+    """Name what takes a column and tells nothing: of several rows, a value that all have; intervals stay."""
+    if len(table) < 2:
+        return []
+    ends = {f"{prefix}{end}" for prefix in INTERVALS for end in ("low", "high")}
+    same = [column for column in table.columns if column not in ends and table[column].nunique(dropna=False) == 1]
+    return same if len(same) < len(table.columns) else []
+
+
+def _columns_of(table: pd.DataFrame, styles: Styles) -> list[tuple[str, Callable[[Mapping[str, Any]], Cell]]]:
+    """Give each column's header, and how its cell is made of a row."""
+    ends = {f"{prefix}low": (f"{prefix}high", header) for prefix, header in INTERVALS.items()}
+    ends = {low: other for low, other in ends.items() if {low, other[0]} <= set(table.columns)}
+    highs = {high for high, _ in ends.values()}
+    makers: list[tuple[str, Callable[[Mapping[str, Any]], Cell]]] = []
+    for column in table.columns:
+        if column in ends:
+            high, header = ends[column]
+            makers.append((header, lambda row, low=column, high=high: interval_cell(row[low], row[high], low)))
+        elif column not in highs:
+            header = header_of(column)
+            makers.append((header, lambda row, column=column: _cell(row[column], column, table, styles)))
+    return makers
 
 
 def over_repeats(table: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +187,7 @@ def make_strips(rows: Sequence[Mapping[str, Any]], styles: Styles) -> list[Strip
     numbers = [
         float(row[name])
         for row in rows
-        for name in ("lds", "low", "high", "ceiling")
+        for name in ("lds", "low", "high", "ceiling", "null_low", "null_high")
         if not _is_missing(row.get(name)) and math.isfinite(row[name])
     ]
     lowest, highest = min([0.0, *numbers]), max([0.0, *numbers])
@@ -196,6 +204,9 @@ def make_strips(rows: Sequence[Mapping[str, Any]], styles: Styles) -> list[Strip
             zero=place(0),
             ceiling=None if _is_missing(row.get("ceiling")) else place(row["ceiling"]),
             colour=styles.get(row["method"], {}).get("color", COLOURS["random"]),
+            chance=None
+            if any(_is_missing(row.get(name)) for name in ("null_low", "null_high"))
+            else (place(row["null_low"]), place(row["null_high"])),
         )
         if not any(_is_missing(row[name]) for name in ("lds", "low", "high"))
         else None
@@ -203,17 +214,13 @@ def make_strips(rows: Sequence[Mapping[str, Any]], styles: Styles) -> list[Strip
     ]
 
 
-def _cell(value: Any, column: str, is_number: bool, styles: Styles) -> Cell:
+def _cell(value: Any, column: str, table: pd.DataFrame, styles: Styles) -> Cell:
     if column in METHOD_COLUMNS and not _is_missing(value):
         return method_cell(str(value), styles)
+    kind = table[column].dtype
+    is_number = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
     return number_cell(value, column) if is_number else text_cell(value)
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
-
-
-def _short(value: float) -> str:
-    if 0 < value < 0.05:
-        return "< 0.1"
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.1f}"

@@ -42,7 +42,11 @@ def make_comparison_tables(
     pairs = _collect(name, comparisons, lambda part: part["pairs"])
     pairs += [_place(name, "all", size, row) for size in sizes for row in overall[size][0]]
     rankings = _collect(name, comparisons, _rank_with_shares)
-    rankings += [_place(name, "all", size, row) for size in sizes for row in overall[size][1]]
+    rankings += [
+        _place(name, "all", size, {**row, **_share_over(same[size], row["method"], over_repeats)})
+        for size in sizes
+        for row in overall[size][1]
+    ]
     reliability = _collect(name, comparisons, lambda part: [{**part, **part["reliability"]}])
     reliability += [_place(name, "all", size, _reliability_over(same[size], over_repeats)) for size in sizes]
     variance = _collect(name, comparisons, lambda part: _variance_rows([part]))
@@ -95,6 +99,20 @@ def _rank_with_shares(part: Mapping[str, Any]) -> list[dict[str, Any]]:
         | {end: methods[row["method"]][end] for end in ("share_low", "share_high")}
         for row in part["ranking"]
     ]
+
+
+def _share_over(
+    parts: list[Mapping[str, Any]], method: str, over_repeats: Callable[..., Any]
+) -> dict[str, float | None]:
+    """Average the shares of the ceiling over repeats that have one; a single repeat keeps its bootstrap interval."""
+    known = [part["methods"][method] for part in parts if method in part["methods"]]
+    known = [found for found in known if found["share"] is not None and not math.isnan(found["share"])]
+    if not known:
+        return {}
+    if len(parts) == 1:
+        return {"share_of_ceiling": known[0]["share"]} | {end: known[0][end] for end in ("share_low", "share_high")}
+    interval = over_repeats([found["share"] for found in known], parts[0]["confidence"])
+    return {"share_of_ceiling": interval.mean, "share_low": interval.low, "share_high": interval.high}
 
 
 def _null_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdabench.config import Experiment
 from tdabench.records import load_record, load_rows, load_tensors
-from tdabench.report.cells import MINUS
+from tdabench.report.columns import MINUS
 from tdabench.report.sheet import COLUMNS, displayable, make_sheet
 
 QUERIES = 6

@@ -8,7 +8,7 @@ import pandas as pd
 from tdabench.report.figures import LABELS
 from tdabench.report.latex import to_latex
 
-PROPERTY_COLUMNS = ("experiment", "method", "property", "holds", "measured", "how")
+PROPERTY_COLUMNS = ("experiment", "method", "property", "holds", "measured", "how", "title")
 ANSWERS = {True: "yes", False: "no", None: "not run"}
 SIGNS = {"yes": "✓", "no": "✗", "not run": "—"}
 

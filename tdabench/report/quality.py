@@ -1,6 +1,6 @@
 """The page's two main tables: the ranking of one size, and cost beside quality."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -9,54 +9,71 @@ from tdabench.report.cells import (
     Cell,
     Styles,
     Table,
-    header_of,
+    at,
+    estimate_cell,
+    interval_cell,
     make_strips,
     method_cell,
     number_cell,
     text_cell,
 )
-from tdabench.report.summary import rank
+from tdabench.report.columns import header_of
+from tdabench.report.summary import rank, share_of
 
 
-def rank_table(rows: pd.DataFrame, null: pd.DataFrame, styles: Styles, confidence: float, size: int) -> Table:
-    """Make the table of one size from its ranked rows, with chance's interval where it is known."""
-    records = rows.to_dict("records")
-    nulls = {row["method"]: row for row in null.to_dict("records")} if "method" in null.columns else {}
-    headers = ["Rank", "Method", "LDS", f"{confidence:.0%} interval", "On a scale", "± SE", "Share of ceiling"]
-    headers += ["Null interval", "p (null)"] if nulls else []
+def rank_table(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float, size: int) -> Table:
+    """Make the table of one size, best method first.
+
+    Groups and shares of the ceiling are those of the table ``ranking``, and the band of chance that of ``null``, its
+    mean over repeats; each only where it is known. A column of status stands there if something is not ok.
+    """
+    rows, bands = rank(tables["lds"], size, tables.get("ranking")), chance_of(tables.get("null"), size)
+    records = [{**bands.get(row["method"], {}), **row} for row in rows.to_dict("records")]
+    has_groups, is_ok = "group" in rows.columns, all(rows["status"] == "ok")
+    headers = ["Rank", "Method", "LDS", f"{confidence:.0%} interval", "On a scale"]
+    headers += ["Group"] * has_groups + ["Share of ceiling"] + ["By chance"] * bool(bands) + ["Status"] * (not is_ok)
     lines = []
     for place, (row, strip) in enumerate(zip(records, make_strips(records, styles), strict=True), start=1):
-        share = row["lds"] / row["ceiling"] if _positive(row["ceiling"]) else None
         line = [
             number_cell(place if pd.notna(row["lds"]) else None),
             method_cell(row["method"], styles),
             number_cell(row["lds"], "lds"),
-            _interval_cell(row["low"], row["high"]),
+            interval_cell(row["low"], row["high"]),
             Cell(text="", order=None if strip is None else strip.value, is_number=True, strip=strip),
-            number_cell(row["standard_error"], "standard_error"),
-            number_cell(share, "share"),
+            *([text_cell(row["group"] or None)] if has_groups else []),
+            estimate_cell(share_of(row), row.get("share_low"), row.get("share_high"), "share"),
+            *([interval_cell(row.get("null_low"), row.get("null_high"))] if bands else []),
+            *([] if is_ok else [text_cell(row["status"])]),
         ]
-        if nulls:
-            chance = nulls.get(row["method"], {})
-            line += [_interval_cell(chance.get("null_low"), chance.get("null_high"))]
-            line += [number_cell(chance.get("p_value"), "p_value")]
-        lines.append((*line, text_cell(row["status"])))
+        lines.append(tuple(line))
+    note = _note(rows, tables.get("null"))
+    return Table(caption=f"LDS at n = {size:,}", headers=tuple(headers), rows=tuple(lines), note=note)
+
+
+def chance_of(null: pd.DataFrame | None, size: int) -> dict[str, dict[str, float]]:
+    """Give each method's band of chance, the mean over repeats: a table of it has no row over repeats."""
+    rows = at(null, train_size=size)
+    if rows.empty:
+        return {}
+    bands = rows.groupby("method", sort=False)[["null_low", "null_high"]].mean()
+    return {str(method): band.to_dict() for method, band in bands.iterrows()}
+
+
+def _note(rows: pd.DataFrame, null: pd.DataFrame | None) -> str:
+    counts = " or ".join(f"{int(count):,}" for count in rows["queries"].dropna().unique())
     ceiling = rows["ceiling"].dropna().astype(float)
-    note = f"{'; '.join(f'{int(count):,}' for count in rows['queries'].dropna().unique())} scored queries."
-    note += f" The ceiling (the dashed line) is {ceiling.mean():.3f}." if len(ceiling) else ""
-    headers = (*headers, "Status")
-    return Table(caption=f"LDS at n = {size:,}", headers=headers, rows=tuple(lines), note=note)
-
-
-def _interval_cell(low: Any, high: Any) -> Cell:
-    first, last = number_cell(low, "low"), number_cell(high, "high")
-    if first.order is None or last.order is None:
-        return Cell(text=first.text if first.order is None else last.text, is_number=True)
-    return Cell(text=f"{first.text} to {last.text}", order=first.order, is_number=True)
+    notes = [f"{counts} scored queries"] if counts else []
+    notes += [f"the dashed line is the ceiling, {ceiling.mean():.3f}"] if len(ceiling) else []
+    if null is not None and null["null_low"].notna().any():
+        repeats = null["repeat"].nunique()
+        which = f", the mean of {repeats} repeats' bands" if repeats > 1 else ""
+        notes.append(f"the grey band is what chance reaches{which}")
+    text = "; ".join(notes)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def cost_table(cost: pd.DataFrame, lds: pd.DataFrame | None, styles: Styles, size: int) -> Table:
-    """Make the table of one size, best method first: LDS, seconds by phase, memory and disk."""
+    """Make the table of one size, best method first: LDS if there is one, seconds by phase, memory, disk."""
     rows = cost[(cost["train_size"] == size) & ~cost["method"].isin(list(GROUND_TRUTH))]
     scores = {} if lds is None else dict(rank(lds, size)[["method", "lds"]].itertuples(index=False, name=None))
     phases = sorted(rows["phase"].dropna().unique(), key=lambda phase: (phase not in ("fit", "score"), phase))
@@ -68,12 +85,12 @@ def cost_table(cost: pd.DataFrame, lds: pd.DataFrame | None, styles: Styles, siz
         lines.append(
             (
                 method_cell(method, styles),
-                number_cell(scores.get(method), "lds"),
+                *([number_cell(scores.get(method), "lds")] if scores else []),
                 *(number_cell(value, "seconds") for value in [*seconds, _mean(own, "seconds")]),
                 *(number_cell(_mean(own, column), column) for column in columns),
             )
         )
-    headers = ("Method", "LDS", *(f"{header_of(phase)} (s)" for phase in phases), "Total (s)")
+    headers = ("Method", *(["LDS"] if scores else []), *(f"{header_of(phase)} (s)" for phase in phases), "Total (s)")
     headers += tuple(header_of(column) for column in columns)
     return Table(caption=f"Cost at n = {size:,}", headers=headers, rows=tuple(lines))
 
@@ -111,7 +128,3 @@ def _mean(parts: pd.DataFrame, column: str) -> float | None:
 
 def _descending(score: float | None) -> float:
     return -score if score is not None and pd.notna(score) else float("inf")
-
-
-def _positive(value: Any) -> bool:
-    return pd.notna(value) and value > 0

@@ -44,14 +44,7 @@ def write_removal(
     """
     combine = functools.partial(over_repeats, confidence=experiment.evaluation.confidence)
     table = make_removal_table(rows, combine)
-    differences = add_rows_over_repeats(
-        pairs,
-        DIFFERENCE_COLUMNS,
-        keys=("train_size", "count", "method", "other"),
-        value="difference",
-        added=("queries",),
-        over_repeats=combine,
-    )
+    differences = make_difference_table(pairs, combine)
     summary = write_markdown(folder, "removal", summarise_removal(table))
     write_table(folder, "removal_differences", differences)
     save_json(folder / "tables" / "removal_record.json", {"experiment": experiment}, record)
@@ -72,6 +65,18 @@ def make_removal_table(rows: Sequence[Mapping[str, Any]], over_repeats: Any) -> 
         keys=("train_size", "method", "count"),
         value="effect",
         averaged=("effect_random", "overlap"),
+        added=("queries",),
+        over_repeats=over_repeats,
+    )
+
+
+def make_difference_table(pairs: Sequence[Mapping[str, Any]], over_repeats: Any) -> pd.DataFrame:
+    """Make the table of paired differences between methods, with rows ``all`` over the repeats."""
+    return add_rows_over_repeats(
+        pairs,
+        DIFFERENCE_COLUMNS,
+        keys=("train_size", "count", "method", "other"),
+        value="difference",
         added=("queries",),
         over_repeats=over_repeats,
     )

@@ -3,67 +3,31 @@
 import base64
 import dataclasses
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
 from tdabench.report.cells import Styles, Table, at, make_table, over_repeats
+from tdabench.report.crossed import detection_table, null_table, properties_table, removal_table, variance_table
 from tdabench.report.quality import cost_table, ground_truth_table, rank_table
-from tdabench.report.summary import rank, sizes_of
+from tdabench.report.summary import sizes_of
+from tdabench.report.texts import COST, FIGURES, TEXTS, describe, describe_ranking
 
-# Name of the table and of the figure: heading, how to read it.
-TEXTS = {
-    "pairs": (
-        "Paired differences",
-        "First method minus second on the same resamples of subsets and queries: an interval without zero is a "
-        "difference that chance does not explain, and p (Holm) allows for how many pairs are compared.",
-    ),
-    "reliability": (
-        "Reliability of the ground truth",
-        "Agreement is the correlation of two retrains of the same subsets; the ceiling is the LDS that a perfect "
-        "predictor would reach, and no method can be told from it once their intervals overlap.",
-    ),
-    "null": (
-        "What chance gives",
-        "The LDS that scores without information reach: a method whose LDS lies inside this interval says nothing.",
-    ),
-    "variance": (
-        "Where the uncertainty comes from",
-        "Share of an LDS's variance by source: more subsets, queries or repeats help where their share is large.",
-    ),
-    "removal": (
-        "Removing the most helpful examples",
-        "Models retrained without the examples that a method calls most helpful: the more the queries' loss rises, the "
-        "better the method found what matters.",
-    ),
-    "detection": (
-        "Finding mislabelled examples",
-        "Labels were flipped on purpose: the nearer to 1 a method's curve or value, the earlier it finds them; 0.5, or "
-        "the flipped share, is chance.",
-    ),
-    "agreement": (
-        "Agreement between methods",
-        "Rank correlation of two methods' scores: near 1 they order the examples alike, near 0 they have nothing in "
-        "common, whatever their LDS.",
-    ),
-    "properties": (
-        "Properties of the scores",
-        "What scores look like regardless of the ground truth, such as how concentrated they are, and whether they "
-        "favour examples of the query's label.",
-    ),
-    "diagnostics": (
-        "Diagnostics",
-        "Signs that a method's own computation is sound: read them before its LDS, since a chain that has not settled "
-        "or a factor that is singular explains a low one.",
-    ),
-}
-FIGURES = {
-    "lds": "LDS of each method against the size of the attribution set, with intervals and the ceiling",
-    "lds_by_repeat": "LDS of each method in every single repeat, with bootstrap intervals",
-    "cost": "Wall-clock seconds of each method by phase, at every size",
-}
+Tables = Mapping[str, pd.DataFrame]
+
+# What stands in another section; what answers the experiment's question stands before its cost.
+RANKING_TABLES = ("lds", "ranking")
 RANKING_FIGURES = ("lds", "lds_by_repeat")
-SHORT = 12  # rows of a table that is never folded
+ALONGSIDE = {"removal": ("removal_differences", "Paired differences")}
+FIRST = ("pairs", "removal", "detection")
+# Tables that are easier to read with a column for each of what a method was asked, by size.
+CROSSED: Mapping[str, Callable[[pd.DataFrame, Styles, str], Table]] = {
+    "removal": removal_table,
+    "detection": detection_table,
+    "null": null_table,
+    "variance": variance_table,
+}
+SHORT = 12  # rows of a table that is not folded by size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +58,7 @@ class Section:
     how_to_read: str
     pictures: tuple[Picture, ...] = ()
     parts: tuple[Part, ...] = ()
+    figure_first: bool = False
 
     @property
     def short(self) -> str:
@@ -101,20 +66,18 @@ class Section:
         return self.name.replace("_", " ").capitalize()
 
 
-def make_sections(
-    tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styles: Styles, confidence: float
-) -> list[Section]:
+def make_sections(tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> list[Section]:
     """Make a section of everything there is: known tables in their order, then what is not known."""
-    ranked = {"ranking": lambda: _ranking(tables, figures, styles, confidence)} if "lds" in tables else {}
-    costs = {"cost": lambda: _cost(tables, figures, styles)} if "cost" in tables else {}
-    sections = [make() for make in (ranked | costs).values()]
-    done = {"lds", "cost", *RANKING_FIGURES}
-    names = [*TEXTS, *sorted((tables.keys() | figures.keys()) - TEXTS.keys() - done)]
-    return sections + [
-        _generic(name, tables.get(name), figures.get(name), styles)
-        for name in names
-        if name in tables or name in figures
-    ]
+    placed = {"cost", *RANKING_TABLES, *RANKING_FIGURES, *TEXTS, *(name for name, _ in ALONGSIDE.values())}
+    order = [*FIRST, "cost", *(name for name in TEXTS if name not in FIRST)]
+    order += sorted((tables.keys() | figures.keys()) - placed)
+    sections = [_ranking(tables, figures, styles, confidence)] if "lds" in tables else []
+    for name in order:
+        if name == "cost" and name in tables:
+            sections.append(_cost(tables, figures, styles))
+        elif name in tables or name in figures:
+            sections.append(_section(name, tables, figures, styles, confidence))
+    return sections
 
 
 def make_picture(content: bytes, name: str, heading: str) -> Picture:
@@ -131,30 +94,23 @@ def make_picture(content: bytes, name: str, heading: str) -> Picture:
     return Picture(source=source, width=width, height=height, description=description)
 
 
-def _ranking(
-    tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styles: Styles, confidence: float
-) -> Section:
-    lds = tables["lds"]
-    repeats = lds.loc[lds["repeat"] != "all", "repeat"].nunique()
-    kind = (
-        f"Student's t interval over {repeats} repeats" if repeats > 1 else "bootstrap interval over subsets and queries"
-    )
-    parts = []
-    for place, size in enumerate(sizes_of(lds)):
-        table = rank_table(rank(lds, size), at(tables.get("null"), train_size=size), styles, confidence, size)
-        parts.append(Part(title=f"n = {size:,}", table=table, is_open=place == 0))
+def _ranking(tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> Section:
+    parts = [
+        Part(title=f"n = {size:,}", table=rank_table(tables, styles, confidence, size), is_open=place == 0)
+        for place, size in enumerate(sizes_of(tables["lds"]))
+    ]
     return Section(
         name="ranking",
         heading="Ranking",
-        how_to_read=f"The linear datamodeling score (LDS) of every method, best first: 1 is perfect, 0 is chance. The "
-        f"interval is the {confidence:.0%} {kind}; the ceiling is what a perfect predictor would reach.",
+        how_to_read=describe_ranking(tables["lds"], confidence, has_groups="ranking" in tables),
         pictures=tuple(make_picture(figures[name], name, "Ranking") for name in RANKING_FIGURES if name in figures),
         parts=tuple(parts),
     )
 
 
-def _cost(tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styles: Styles) -> Section:
+def _cost(tables: Tables, figures: Mapping[str, bytes], styles: Styles) -> Section:
     cost, lds = tables["cost"], tables.get("lds")
+    heading = "Cost" if lds is None else "Cost beside quality"
     parts = [
         Part(title=f"n = {size:,}", table=cost_table(cost, lds, styles, size), is_open=place == 0)
         for place, size in enumerate(sizes_of(cost))
@@ -162,33 +118,56 @@ def _cost(tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes], styl
     ground_truth = ground_truth_table(cost)
     if ground_truth is not None:
         parts.append(Part(title="The ground truth", table=ground_truth))
+    pictures = (make_picture(figures["cost"], "cost", heading),) if "cost" in figures else ()
+    return Section(name="cost", heading=heading, how_to_read=COST, pictures=pictures, parts=tuple(parts))
+
+
+def _section(name: str, tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> Section:
+    """Make a section of a table and its figure; where there is a figure, long tables are folded away."""
+    table = tables.get(name)
+    heading, how_to_read = describe(name, table, confidence)
+    pictures = (make_picture(figures[name], name, heading),) if name in figures else ()
+    parts = [] if table is None else list(_parts(name, table, styles, heading, has_figure=bool(pictures)))
+    other, title = ALONGSIDE.get(name, ("", ""))
+    if other in tables:
+        parts += _plain_parts(tables[other], styles, f"{heading}: {title.lower()}", title=title, is_open=False)
     return Section(
-        name="cost",
-        heading="Cost beside quality",
-        how_to_read="Mean over repeats; wall-clock seconds by phase count whatever else the machine did, CPU seconds "
-        "do not. Memory is the peak of the whole process, disk the growth of the scratch folder.",
-        pictures=(make_picture(figures["cost"], "cost", "Cost beside quality"),) if "cost" in figures else (),
+        name=name,
+        heading=heading,
+        how_to_read=how_to_read,
+        pictures=pictures,
         parts=tuple(parts),
+        figure_first=name not in CROSSED,
     )
 
 
-def _generic(name: str, table: pd.DataFrame | None, figure: bytes | None, styles: Styles) -> Section:
-    heading = name.replace("_", " ").capitalize()
-    heading, how_to_read = TEXTS.get(name, (heading, f"As it stands in tables/{name}.csv and figures/{name}.png."))
-    parts = () if table is None else tuple(_parts(table, styles, heading))
-    pictures = () if figure is None else (make_picture(figure, name, heading),)
-    return Section(name=name, heading=heading, how_to_read=how_to_read, pictures=pictures, parts=parts)
+def _parts(name: str, table: pd.DataFrame, styles: Styles, heading: str, *, has_figure: bool) -> Iterator[Part]:
+    if name == "properties" and len(table):
+        yield Part(title="Properties", table=properties_table(table, styles, heading))
+        measured = table[["property", "method", "holds", "measured"]]
+        caption = f"{heading}: what was measured"
+        yield Part(title="What was measured", table=make_table(measured, styles, caption), is_open=False)
+    elif name in CROSSED and len(table):
+        for place, size in enumerate(sizes_of(table)):
+            crossed = CROSSED[name](at(table, train_size=size), styles, f"{heading} at n = {size:,}")
+            yield Part(title=f"n = {size:,}", table=crossed, is_open=place == 0 and name != "null")
+    else:
+        is_short = len(over_repeats(table)) <= SHORT
+        yield from _plain_parts(table, styles, heading, is_open=is_short or not has_figure)
 
 
-def _parts(table: pd.DataFrame, styles: Styles, heading: str) -> Iterator[Part]:
-    """Fold a long table by size, the largest first and open; a short one is one part."""
+def _plain_parts(
+    table: pd.DataFrame, styles: Styles, heading: str, *, title: str = "Table", is_open: bool
+) -> Iterator[Part]:
+    """Fold a long table by size, the largest first; a short one is one part."""
     shown = over_repeats(table)
     sizes = sizes_of(shown) if "train_size" in shown.columns else []
     if len(shown) <= SHORT or len(sizes) < 2:
-        title = f"Table ({len(shown):,} {'row' if len(shown) == 1 else 'rows'})"
-        yield Part(title=title, table=make_table(table, styles, heading), is_open=len(shown) <= 4 * SHORT)
+        count = f"{len(shown):,} {'row' if len(shown) == 1 else 'rows'}"
+        yield Part(title=f"{title} ({count})", table=make_table(table, styles, heading), is_open=is_open)
         return
     for place, size in enumerate(sizes):
         rows = shown[shown["train_size"] == size].drop(columns="train_size")
-        caption = f"{heading} at n = {size:,}"
-        yield Part(title=f"n = {size:,}", table=make_table(rows, styles, caption), is_open=place == 0)
+        part = make_table(rows, styles, f"{heading} at n = {size:,}")
+        name = f"n = {size:,}" if title == "Table" else f"{title}, n = {size:,}"
+        yield Part(title=name, table=part, is_open=is_open and place == 0)

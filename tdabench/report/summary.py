@@ -6,48 +6,72 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.report.cells import Styles, at, format_number
+from tdabench.report.cells import Styles, at
+from tdabench.report.columns import format_number
+from tdabench.report.detection import DETECTORS
 
 
 def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> list[str]:
     """Answer each question that the experiment asked, in a sentence or two."""
     sentences = []
     if "lds" in tables:
-        sentences.append(summarise_lead(tables["lds"], tables.get("pairs"), styles, confidence))
+        sentences.append(summarise_lead(tables, styles, confidence))
         sentences.append(summarise_other_sizes(tables["lds"], styles))
     if "removal" in tables:
-        sentences.append(summarise_removal(tables["removal"], styles))
+        sentences.append(summarise_removal(tables["removal"], tables.get("removal_differences"), styles, confidence))
     if "detection" in tables:
-        sentences.append(summarise_detection(tables["detection"], styles))
+        sentences.append(summarise_detection(tables["detection"], styles, confidence))
     return [sentence for sentence in sentences if sentence]
 
 
-def summarise_removal(removal: pd.DataFrame, styles: Styles) -> str:
-    """Say whose most helpful examples are missed most, at the largest size and count."""
+def summarise_removal(
+    removal: pd.DataFrame, differences: pd.DataFrame | None, styles: Styles, confidence: float
+) -> str:
+    """Say whose most helpful examples are missed most, at the largest size and count, and whether that is real."""
     rows = _last(removal)
     rows = rows[(rows["count"] == rows["count"].max()) & rows["effect"].notna()]
+    rows = rows.sort_values("effect", ascending=False, kind="stable")
     if rows.empty:
-        return ""
-    best = rows.loc[rows["effect"].idxmax()]
-    return (
-        f"Without the {best['count']} examples that {_label(best['method'], styles)} calls most helpful, a query's "
-        f"loss rises by {_score(best['effect'])} nats more than without random ones of the same classes "
-        f"(interval {_score(best['low'])} to {_score(best['high'])}; n = {best['train_size']:,})."
+        return "No method has removals."
+    best, count = rows.iloc[0], int(rows["count"].iloc[0])
+    examples = "the example" if count == 1 else f"the {count:,} examples"
+    sentence = (
+        f"Without {examples} that {_label(best['method'], styles)} calls most helpful for it, a query's loss is "
+        f"{_score(best['effect'])} nats higher than without as many random ones of the same classes "
+        f"({_interval(best, confidence)}; n = {best['train_size']:,})"
     )
+    if len(rows) == 1:
+        return f"{sentence}."
+    second = rows.iloc[1]
+    pairs = at(differences, train_size=best["train_size"], count=count)
+    if len(pairs):
+        pairs = pairs.assign(first=pairs["method"], second=pairs["other"])
+    gap = _score(best["effect"] - second["effect"])
+    verdict = _verdict(pairs, int(best["train_size"]), best["method"], second["method"], confidence)
+    return f"{sentence}: {gap} more than {_label(second['method'], styles)}{verdict.replace(': ', ', ', 1)}."
 
 
-def summarise_detection(detection: pd.DataFrame, styles: Styles) -> str:
-    """Say which method's suspicion finds the planted wrong labels best, at the largest size."""
+def summarise_detection(detection: pd.DataFrame, styles: Styles, confidence: float) -> str:
+    """Say which method finds the planted wrong labels best, at the largest size, beside the models' own loss."""
     rows = _last(detection)
-    rows = rows[rows["auc"].notna()]
-    if rows.empty:
-        return ""
-    best = rows.loc[rows["auc"].idxmax()]
-    return (
-        f"Planted wrong labels are found best by {_label(best['method'], styles)} "
-        f"({best['detector'].replace('_', ' ')}), with an area under the ROC curve of {_score(best['auc'])} "
-        f"(interval {_score(best['low'])} to {_score(best['high'])}; n = {best['train_size']:,})."
+    rows = rows[rows["auc"].notna()].sort_values("auc", ascending=False, kind="stable")
+    alone, methods = (rows[found] for found in (rows["detector"] == "loss", rows["detector"] != "loss"))
+    loss = f"the loss alone has {_score(alone['auc'].iloc[0])}" if len(alone) else ""
+    if methods.empty:
+        return f"No method ranks the planted wrong labels{f'; {loss}' if loss else ''}."
+    best = methods.iloc[0]
+    sentence = (
+        f"Of all methods, {_label(best['method'], styles)} finds the planted wrong labels best, by its "
+        f"{DETECTORS[best['detector']]}, with an area under the ROC curve of {_score(best['auc'])} "
+        f"({_interval(best, confidence)}; n = {best['train_size']:,})"
     )
+    return f"{sentence}; {loss}." if loss else f"{sentence}."
+
+
+def _interval(row: pd.Series, confidence: float) -> str:
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return "no interval"
+    return f"{confidence:.0%} interval {_score(row['low'])} to {_score(row['high'])}"
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
@@ -55,23 +79,25 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
     return at(table, train_size=table["train_size"].max())
 
 
-def summarise_lead(lds: pd.DataFrame, pairs: pd.DataFrame | None, styles: Styles, confidence: float) -> str:
+def summarise_lead(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> str:
     """Say in one sentence which method leads at the largest size, by how much, and whether the difference is real."""
-    sizes = sizes_of(lds)
-    ranked = rank(lds, sizes[0]) if sizes else pd.DataFrame()
+    sizes = sizes_of(tables["lds"])
+    ranked = rank(tables["lds"], sizes[0], tables.get("ranking")) if sizes else pd.DataFrame()
     ranked = ranked[ranked["lds"].notna()] if len(ranked) else ranked
     if ranked.empty:
         return "No method has an LDS."
     leader, place = ranked.iloc[0], f"n = {sizes[0]:,}"
     name = _label(leader["method"], styles)
     sentence = f"{name[:1].upper()}{name[1:]} leads at {place} with an LDS of {_score(leader['lds'])}"
-    sentence += _share_of_ceiling(leader)
+    share = share_of(leader.to_dict())
+    if share is not None:
+        sentence += f" ({share:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
     if len(ranked) == 1:
         return f"{sentence}; no other method has one."
     second = ranked.iloc[1]
     gap = _score(leader["lds"] - second["lds"])
     sentence += f", {gap} above {_label(second['method'], styles)}"
-    return f"{sentence}{_verdict(pairs, sizes[0], leader['method'], second['method'], confidence)}."
+    return f"{sentence}{_verdict(tables.get('pairs'), sizes[0], leader['method'], second['method'], confidence)}."
 
 
 def summarise_other_sizes(lds: pd.DataFrame, styles: Styles) -> str:
@@ -91,9 +117,20 @@ def sizes_of(lds: pd.DataFrame) -> list[int]:
     return sorted((int(size) for size in lds["train_size"].unique()), reverse=True)
 
 
-def rank(lds: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Give a size's rows over repeats, best first, what is missing last."""
-    return at(lds, train_size=size).sort_values("lds", ascending=False, na_position="last", kind="stable")
+def rank(lds: pd.DataFrame, size: int, ranking: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Give a size's rows over repeats, best first, what is missing last; with what else a ranking says of each."""
+    rows = at(lds, train_size=size).sort_values("lds", ascending=False, na_position="last", kind="stable")
+    also = at(ranking, train_size=size)
+    added = [column for column in also.columns if column not in rows.columns]
+    return rows.merge(also[["method", *added]], on="method", how="left") if len(also) else rows
+
+
+def share_of(row: Mapping[str, Any]) -> float | None:
+    """Give the share of the ceiling that an LDS reaches, as the ranking has it or from the means; none if unknown."""
+    share, ceiling = row.get("share_of_ceiling"), row.get("ceiling")
+    if share is not None and pd.notna(share):
+        return share
+    return row["lds"] / ceiling if ceiling is not None and pd.notna(ceiling) and ceiling > 0 else None
 
 
 def list_warnings(tables: dict[str, pd.DataFrame], styles: Styles) -> list[str]:
@@ -162,12 +199,6 @@ def _verdict(pairs: pd.DataFrame | None, size: int, leader: str, second: str, co
 def _p_text(p_value: float) -> str:
     text = format_number(p_value, "p_value")
     return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def _share_of_ceiling(row: pd.Series) -> str:
-    if pd.isna(row.get("ceiling")) or row["ceiling"] <= 0:
-        return ""
-    return f" ({row['lds'] / row['ceiling']:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _score(value: float) -> str:

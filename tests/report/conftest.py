@@ -12,6 +12,7 @@ data: {source: "tdabench.data.digits:Digits", train_sizes: [4, 8], queries: 6}
 model: {builder: "tdabench.models.small_cnn:SmallCNN", width: 4}
 training: {optimizer: adamw, epochs: 1, batch_size: 4, learning_rate: 0.01, weight_decay: 0.0}
 bank: {subsets: 6, fraction: 0.5, retrains: 1, shards: 1}
+evaluation: {top: 2}
 methods:
   bif: {attributor: "tdabench.attributors.baselines:Random"}
   ekfac: {attributor: "tdabench.attributors.baselines:Random"}

@@ -1,6 +1,11 @@
-"""Tables, figures and a gallery as a run would make them, made up: for tests of the page."""
+"""Tables, figures and a gallery as a run would make them, made up: for tests of the page.
 
+Tables come from the functions that make the real ones, so that the page's tests notice when those change.
+"""
+
+import functools
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,9 +13,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tdabench.evaluation.intervals import over_repeats
+from tdabench.evaluation.pairs import compare_repeats, rank_with_groups
+from tdabench.report.agreement_table import make_agreement_table
+from tdabench.report.comparisons import PAIR_COLUMNS, make_comparison_tables
+from tdabench.report.detection import make_detection_table
 from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
 from tdabench.report.page import Material
+from tdabench.report.properties_table import make_properties_table
+from tdabench.report.removal import make_difference_table, make_removal_table
+from tdabench.report.tables import make_cost_table, make_lds_table
 
+COMBINE = functools.partial(over_repeats, confidence=0.95)
+FIGURES = ("lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection")
 METHODS = ("ekfac", "bif", "gradsim", "random")
 
 
@@ -27,27 +42,28 @@ def make_lds(methods=METHODS, sizes=(100, 400), repeats=2, unsupported=(), statu
                      "nan_queries": 0, "ceiling": 0.84 + 0 * lds,
                      "status": "unsupported: needs Linear layers" if method in unsupported else status}
                 )  # fmt: skip
-    return pd.DataFrame(rows)
+    over_repeats = [row for row in rows if row["repeat"] == "all"]
+    return make_lds_table([row for row in rows if row["repeat"] != "all"], pd.DataFrame(over_repeats))
 
 
-def make_cost(methods=METHODS, sizes=(100, 400), repeats=2) -> pd.DataFrame:
+def make_cost(methods=METHODS, sizes=(100, 400), repeats=2, retrained=("bank",)) -> pd.DataFrame:
     """Make a cost table: fit takes 10 s plus the repeat, score 1,000 times the method's place."""
     rows = []
     for repeat in range(repeats):
         for size in sizes:
-            for place, method in enumerate([*methods, "bank"]):
-                for phase in ("train",) if method == "bank" else ("fit", "score"):
+            for place, method in enumerate([*methods, *retrained]):
+                for phase in ("train",) if method in retrained else ("fit", "score"):
                     seconds = 10.0 + repeat if phase == "fit" else 1000.0 * place
                     rows.append(
-                        {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method,
+                        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method,
                          "phase": phase, "seconds": seconds, "cpu_seconds": seconds / 2, "peak_host_bytes": 2e9,
                          "peak_device_bytes": 0, "disk_bytes": 5e6, "device": "cpu, 1 thread(s)", "status": "ok"}
                     )  # fmt: skip
-    return pd.DataFrame(rows)
+    return make_cost_table(rows)
 
 
 def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame:
-    """Make a table of all pairs, over repeats only."""
+    """Make a table of all pairs, over repeats only, with p-values of one's choice."""
     return pd.DataFrame(
         [
             {"experiment": "made_up", "repeat": "all", "train_size": size, "first": first, "second": second,
@@ -56,41 +72,128 @@ def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame
             for size in sizes
             for place, first in enumerate(methods)
             for second in methods[place + 1 :]
-        ]
+        ],
+        columns=list(PAIR_COLUMNS),
     )  # fmt: skip
 
 
-def make_null(methods=METHODS, sizes=(100, 400)) -> pd.DataFrame:
-    """Make a table of what chance gives."""
-    return pd.DataFrame(
-        [
-            {"experiment": "made_up", "repeat": "all", "train_size": size, "method": method, "null_low": -0.031,
-             "null_high": 0.029, "p_value": 0.0001}
-            for size in sizes
-            for method in methods
-        ]
-    )  # fmt: skip
+def make_compared(methods=METHODS, sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
+    """Make pairs, ranking, reliability, null and variance of the same LDS as ``make_lds``, from what a stage keeps."""
+    comparisons = {
+        (repeat, size): _compare(methods, repeat, 0.05 * (size == min(sizes)))
+        for repeat in range(repeats)
+        for size in sizes
+    }
+    return make_comparison_tables("made_up", comparisons, compare_repeats, over_repeats)
+
+
+def _compare(methods: tuple[str, ...], repeat: int, more: float) -> dict[str, Any]:
+    # Repeats differ by so little that every pair is told apart, and have the mean of the table of the LDS.
+    lds = {name: 0.7 - 0.1 * place + more + 0.0002 * place * (repeat - 0.5) for place, name in enumerate(methods)}
+    pairs = [
+        {"first": first, "second": second, "difference": lds[first] - lds[second],
+         "low": lds[first] - lds[second] - 0.05, "high": lds[first] - lds[second] + 0.05, "standard_error": 0.025,
+         "p_value": 0.001, "p_holm": 0.003, "bootstrap_low": lds[first] - lds[second] - 0.05,
+         "bootstrap_high": lds[first] - lds[second] + 0.05}
+        for first, second in itertools.combinations(methods, 2)
+    ]  # fmt: skip
+    variance = {"queries": 1e-4, "subsets": 2e-4, "retrains": 1e-4, "checkpoint": None, "sampler": None}
+    described = {
+        name: {"lds": value, "draws": [value - 0.01, value, value + 0.01],
+               "share": value / 0.84 + 0.05 * (repeat - 0.5), "share_low": value / 0.84 - 0.1,
+               "share_high": value / 0.84 + 0.1, "null_low": -0.03 - 0.02 * repeat,
+               "null_high": 0.02 + 0.02 * repeat, "p_value": 0.0001,
+               "variance": variance | ({"checkpoint": 3e-4, "sampler": 3e-4} if name == "gradsim" else {})}
+        for name, value in lds.items()
+    }  # fmt: skip
+    reliability = {"agreement": 0.47, "agreement_low": 0.4, "agreement_high": 0.5, "ceiling": 0.8, "ceiling_low": 0.7,
+                   "ceiling_high": 0.9}  # fmt: skip
+    ranking = rank_with_groups(lds, pairs, confidence=0.95)
+    return {"confidence": 0.95, "retrains": 2, "subsets": 50, "diverged_retrains": 0, "methods": described,
+            "pairs": pairs, "ranking": ranking, "reliability": reliability, "unsupported": {}}  # fmt: skip
+
+
+def make_removal(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
+    """Make a table of removals: each method's effect 0.1 below the one before it, ten times as large at k = 20."""
+    rows = [
+        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method, "count": count,
+         "effect": (0.1 if count == 1 else 1.0) - 0.01 * count * place, "low": -0.2, "high": 1.2,
+         "standard_error": 0.1, "effect_random": 0.01, "queries": 30, "retrains": 1, "overlap": 0.1, "status": "ok"}
+        for repeat in range(repeats)
+        for size in sizes
+        for place, method in enumerate(methods)
+        for count in (1, 20)
+    ]  # fmt: skip
+    return make_removal_table(rows, COMBINE)
+
+
+def make_removal_differences(methods=METHODS, sizes=(400,), low=0.05, high=0.35) -> pd.DataFrame:
+    """Make the table of paired differences of the effect, of one repeat."""
+    rows = [
+        {"experiment": "made_up", "repeat": 0, "train_size": size, "count": count, "method": first, "other": second,
+         "difference": 0.2, "low": low, "high": high, "standard_error": 0.1, "queries": 30}
+        for size in sizes
+        for count in (1, 20)
+        for first, second in itertools.combinations(methods, 2)
+    ]  # fmt: skip
+    return make_difference_table(rows, COMBINE)
+
+
+def make_detection(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
+    """Make a table of detection: by self-influence 0.95, 0.85 and so on, by mean helpfulness 0.02 less, loss 0.9."""
+    pairs = [(method, "self_influence", 0.95 - 0.1 * place) for place, method in enumerate(methods)]
+    pairs += [(method, "mean_helpfulness", 0.93 - 0.1 * place) for place, method in enumerate(methods)]
+    rows = [
+        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method, "detector": detector,
+         "auc": auc, "low": auc - 0.04, "high": auc + 0.04, "standard_error": 0.02, "average_precision": 0.5,
+         "mislabelled": 40, "status": "ok"}
+        for repeat in range(repeats)
+        for size in sizes
+        for method, detector, auc in [*pairs, ("loss", "loss", 0.9)]
+    ]  # fmt: skip
+    return make_detection_table(rows, COMBINE)
+
+
+def make_agreement(methods=METHODS, sizes=(100, 400), repeats=2) -> pd.DataFrame:
+    """Make a table of agreement, the same for every pair."""
+    rows = [
+        {"experiment": "made_up", "repeat": repeat, "train_size": size, "first": first, "second": second,
+         "rank_correlation": 0.5, "rank_low": 0.4, "rank_high": 0.6, "overlap": 0.3, "overlap_low": 0.2,
+         "overlap_high": 0.4, "top": 10, "queries": 50, "harmful_overlap": 0.25, "harmful_low": 0.2,
+         "harmful_high": 0.3, "nan_queries": 0}
+        for repeat in range(repeats)
+        for size in sizes
+        for first, second in itertools.combinations(methods, 2)
+    ]  # fmt: skip
+    return make_agreement_table(rows, COMBINE)
+
+
+def make_properties(methods=METHODS) -> pd.DataFrame:
+    """Make a table of two properties: the first that all but the first method have, the second that was never run."""
+    rows = [
+        {"experiment": "made_up", "method": method, "property": key, "title": title, "holds": holds,
+         "measured": f"measured {method}", "how": f"how {key} is found"}
+        for place, method in enumerate(methods)
+        for key, title, holds in (("no_fit_phase", "No fit phase", place > 0), ("per_token", "Per-token", None))
+    ]  # fmt: skip
+    return make_properties_table(rows)
 
 
 def make_tables(**options: Any) -> dict[str, pd.DataFrame]:
-    """Make every table that the page has a text for."""
-    place = {"experiment": "made_up", "repeat": "all", "train_size": 400}
+    """Make every table that an experiment with a bank, removals and wrong labels writes."""
+    sizes = options.get("sizes", (100, 400))
+    return {"lds": make_lds(**options), **make_compared(sizes=sizes), "cost": make_cost(sizes=sizes), **make_others()}
+
+
+def make_others() -> dict[str, pd.DataFrame]:
+    """Make the tables that an experiment without a bank writes, but its cost."""
     return {
-        "lds": make_lds(**options),
-        "cost": make_cost(),
-        "pairs": make_pairs(),
-        "null": make_null(),
-        "reliability": pd.DataFrame([{**place, "retrains": 2, "subsets": 50, "agreement": 0.47, "ceiling": 0.8}]),
-        "variance": pd.DataFrame(
-            [{**place, "method": "bif", "source": source, "standard_deviation": 0.01, "share": share}
-             for source, share in (("subsets", 0.6), ("queries", 0.4))]
-        ),
-        "removal": pd.DataFrame([{**place, "method": "bif", "removed": 10, "loss_increase": 0.4}]),
-        "detection": pd.DataFrame([{**place, "method": "bif", "area": 0.9}]),
-        "agreement": pd.DataFrame([{**place, "first": "bif", "second": "ekfac", "agreement": 0.5}]),
-        "properties": pd.DataFrame([{**place, "method": "bif", "same_label_share": 0.7}]),
-        "diagnostics": pd.DataFrame([{**place, "method": "bif", "r_hat": 1.01}]),
-    }  # fmt: skip
+        "removal": make_removal(),
+        "removal_differences": make_removal_differences(),
+        "detection": make_detection(),
+        "agreement": make_agreement(),
+        "properties": make_properties(),
+    }
 
 
 def make_figure() -> bytes:
@@ -136,6 +239,6 @@ def make_record(**job: Any) -> dict[str, Any]:
 def make_material(**changes: Any) -> Material:
     """Make everything that a page can have."""
     tables = changes.pop("tables", None) or make_tables()
-    figures = {name: make_figure() for name in ("lds", "lds_by_repeat", "cost", "removal")}
+    figures = {name: make_figure() for name in FIGURES}
     parts = {"name": "made_up", "tables": tables, "figures": figures, "record": make_record(), "confidence": 0.95}
     return Material(**{**parts, "gallery": make_gallery(), **changes})

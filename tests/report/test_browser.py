@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import make_lds, make_material, make_tables
+from made_up import FIGURES, make_lds, make_material, make_tables
 from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
@@ -71,7 +71,7 @@ def test_every_picture_is_drawn(opened):
     widths = opened.execute_script("return [...document.images].map(image => image.complete && image.naturalWidth)")
     sheet = opened.execute_script("return getComputedStyle(document.querySelector('.image')).backgroundImage")
 
-    assert widths == [200] * 4
+    assert widths == [200] * len(FIGURES)
     assert sheet.startswith('url("data:image/png')
 
 

@@ -3,7 +3,15 @@ import math
 import pandas as pd
 import pytest
 
-from tdabench.report.cells import make_strips, make_table, method_cell, number_cell, styles_of
+from tdabench.report.cells import (
+    estimate_cell,
+    interval_cell,
+    make_strips,
+    make_table,
+    method_cell,
+    number_cell,
+    styles_of,
+)
 from tdabench.report.figures import method_styles
 
 
@@ -87,3 +95,40 @@ def test_a_strip_below_zero_moves_zero():
     (strip,) = make_strips(rows, {})
 
     assert (strip.low, strip.zero, strip.high, strip.ceiling) == (0, 50, 100, None)
+
+
+def test_a_strip_has_the_band_of_chance_on_its_scale():
+    rows = [{"method": "bif", "lds": 0.4, "low": 0.2, "high": 0.6, "ceiling": 0.8, "null_low": -0.2, "null_high": 0.3}]
+
+    (strip,) = make_strips(rows, {})
+
+    assert (strip.chance, strip.zero) == ((0, 50), 20)
+
+
+def test_both_ends_of_an_interval_are_one_column_and_what_all_rows_share_is_said_below():
+    frame = pd.DataFrame(
+        {"method": ["bif", "ekfac"], "auc": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, None], "top": [10, 10],
+         "bootstrap_low": [0.1, 0.1], "status": ["ok", "ok"]}
+    )  # fmt: skip
+
+    table = make_table(frame, styles_of(frame), "A table")
+
+    assert table.headers == ("Method", "AUC", "Interval", "Bootstrap low")
+    assert [cell.text for cell in table.rows[0]] == ["BIF", "0.500", "0.400 to 0.600", "0.100"]
+    assert [cell.text for cell in table.rows[1]] == ["EK-FAC", "0.700", "—", "0.100"]
+    assert table.note == "In every row: Top 10, Status ok."
+
+
+def test_rows_that_are_all_the_same_stay_a_table():
+    frame = pd.DataFrame({"top": [10, 10]})
+
+    assert make_table(frame, {}, "A table").headers == ("Top",)
+
+
+def test_an_estimate_has_its_interval_behind_it_and_sorts_by_its_value():
+    cell = estimate_cell(0.5, 0.4, 0.6, "share")
+
+    assert (cell.text, cell.order) == ("50.0 % (40.0 to 60.0 %)".replace(" %", "\N{NO-BREAK SPACE}%"), 0.5)
+    assert estimate_cell(0.5, None, 0.6, "effect").text == "0.500"
+    assert estimate_cell(None, 0.4, 0.6, "effect").text == "—"
+    assert interval_cell(-0.1, 0.2).text == "−0.100 to 0.200"

@@ -29,6 +29,27 @@ def test_rows_over_repeats_are_students_and_come_last():
     assert ranking[ranking["repeat"] == "0"]["share_of_ceiling"].tolist() == pytest.approx([0.75, 0.5, 0.125])
 
 
+def test_shares_of_the_ceiling_over_repeats_have_students_interval_and_a_single_one_keeps_its_own():
+    several, one = (_tables(range(count))["ranking"].query("repeat == 'all'").iloc[0] for count in (3, 1))
+
+    expected = over_repeats([0.6 / 0.8, 0.7 / 0.8, 0.65 / 0.8], 0.95)
+    columns = ["share_of_ceiling", "share_low", "share_high"]
+    assert several[columns].tolist() == pytest.approx([expected.mean, expected.low, expected.high])
+    assert one[columns].tolist() == pytest.approx([0.75, 0.5, 0.7])
+
+
+def test_a_method_without_a_share_has_none_over_repeats():
+    comparisons = {(repeat, 100): _comparison(repeat) for repeat in range(2)}
+    for part in comparisons.values():
+        part["methods"]["random"]["share"] = None
+
+    ranking = make_comparison_tables("tiny", comparisons, compare_repeats, over_repeats)["ranking"]
+
+    shares = ranking[ranking["repeat"] == "all"].set_index("method")["share_of_ceiling"]
+    assert math.isnan(shares["random"])
+    assert shares["bif"] == pytest.approx(0.8125)
+
+
 def test_reliability_over_repeats_is_the_mean_and_counts_all_that_diverged():
     table = _tables(range(3))["reliability"]
 

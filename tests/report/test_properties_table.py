@@ -27,12 +27,19 @@ def _table() -> pd.DataFrame:
 def test_the_table_has_its_columns_and_answers_in_words():
     table = _table()
 
-    assert list(table.columns) == ["experiment", "method", "property", "holds", "measured", "how"]
+    assert list(table.columns) == ["experiment", "method", "property", "holds", "measured", "how", "title"]
     assert table["holds"].tolist() == ["yes", "not run", "no", "no"]
 
 
 def test_a_table_of_equal_answers_has_them_in_words_too():
-    row = {"experiment": "tiny", "method": "mine", "property": "per_token", "measured": "", "how": ""}
+    row = {
+        "experiment": "tiny",
+        "method": "mine",
+        "property": "per_token",
+        "measured": "",
+        "how": "",
+        "title": "Per-token",
+    }
 
     for holds, word in ((True, "yes"), (False, "no"), (None, "not run")):
         assert make_properties_table([{**row, "holds": holds}] * 2)["holds"].tolist() == [word] * 2

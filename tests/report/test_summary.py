@@ -1,15 +1,23 @@
 import pandas as pd
 import pytest
-from made_up import make_lds, make_pairs
+from made_up import make_compared, make_detection, make_lds, make_pairs, make_removal, make_removal_differences
 
 from tdabench.report.cells import styles_of
-from tdabench.report.summary import list_warnings, summarise_lead, summarise_other_sizes
+from tdabench.report.summary import (
+    list_warnings,
+    summarise,
+    summarise_detection,
+    summarise_lead,
+    summarise_other_sizes,
+    summarise_removal,
+)
 
 LEAD = "EK-FAC leads at n = 400 with an LDS of 0.700 (83\N{NO-BREAK SPACE}% of the ceiling), 0.100 above BIF"
 
 
 def lead(lds: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
-    return summarise_lead(lds, pairs, styles_of(lds), 0.95)
+    tables = {"lds": lds} if pairs is None else {"lds": lds, "pairs": pairs}
+    return summarise_lead(tables, styles_of(lds), 0.95)
 
 
 def test_the_lead_names_method_size_score_share_of_ceiling_and_distance():
@@ -113,3 +121,107 @@ def test_queries_that_are_left_out_are_a_warning():
 
 def test_where_all_is_ok_there_is_no_warning():
     assert list_warnings({"lds": make_lds()}, {}) == []
+
+
+def test_the_share_of_the_ceiling_is_the_rankings_where_there_is_one():
+    ranking = make_compared()["ranking"].assign(share_of_ceiling=0.77)
+
+    text = summarise_lead({"lds": make_lds(), "ranking": ranking}, {}, 0.95)
+
+    assert "(77\N{NO-BREAK SPACE}% of the ceiling)" in text
+
+
+# Removal
+
+
+def removal(table: pd.DataFrame, differences: pd.DataFrame | None = None) -> str:
+    return summarise_removal(table, differences, styles_of(table), 0.95)
+
+
+REMOVED = (
+    "Without the 20 examples that EK-FAC calls most helpful for it, a query's loss is 1.000 nats higher than without "
+    "as many random ones of the same classes (95% interval −0.200 to 1.200; n = 400): 0.200 more than BIF"
+)
+
+
+def test_removal_names_the_method_with_the_largest_effect_at_the_largest_count_and_size():
+    table = make_removal(repeats=1, sizes=(100, 400))
+    table.loc[table["count"] == 1, "effect"] = 9.0
+    table.loc[table["train_size"] == 100, "effect"] = 9.0
+
+    assert removal(table) == f"{REMOVED}."
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"), [(0.05, "a difference that is more than chance"), (-0.05, "a difference that may be chance")]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_paired_interval_says_whether_an_effect_is_larger(low, verdict, turned):
+    differences = make_removal_differences(low=low)
+    if turned:
+        names = {"method": differences["other"], "other": differences["method"]}
+        differences = differences.assign(**names, low=-differences["high"], high=-differences["low"])
+
+    text = removal(make_removal(repeats=1), differences)
+
+    interval = f"{low:.3f} to 0.350".replace("-", "−")
+    assert text == f"{REMOVED}, {verdict} (paired interval {interval})."
+
+
+def test_a_single_removed_example_and_a_single_method_need_other_words():
+    table = make_removal(("bif",), repeats=1)
+
+    assert removal(table[table["count"] == 1]).startswith("Without the example that BIF calls most helpful")
+    assert removal(table).endswith("n = 400).")
+
+
+def test_removals_that_no_method_has_are_said_to_be_missing():
+    assert removal(make_removal().assign(effect=float("nan"))) == "No method has removals."
+
+
+def test_an_effect_of_one_query_has_no_interval():
+    table = make_removal(("bif",), repeats=1).assign(low=float("nan"))
+
+    assert "(no interval; n = 400)" in removal(table)
+
+
+# Detection
+
+
+def detection(table: pd.DataFrame) -> str:
+    return summarise_detection(table, styles_of(table), 0.95)
+
+
+FOUND = (
+    "Of all methods, EK-FAC finds the planted wrong labels best, by its self-influence, with an area under the ROC "
+    "curve of 0.950 (95% interval 0.910 to 0.990; n = 400)"
+)
+
+
+def test_detection_names_method_and_detector_and_the_loss_beside_them():
+    assert detection(make_detection(repeats=1)) == f"{FOUND}; the loss alone has 0.900."
+
+
+def test_the_loss_is_no_method_even_where_it_finds_most():
+    table = make_detection(repeats=1)
+    table.loc[table["detector"] == "loss", "auc"] = 0.999
+
+    assert detection(table) == f"{FOUND}; the loss alone has 0.999."
+    assert detection(table[table["detector"] != "loss"]) == f"{FOUND}."
+
+
+def test_where_no_method_ranks_the_labels_the_loss_is_what_is_left():
+    table = make_detection(repeats=1)
+    table.loc[table["detector"] != "loss", "auc"] = None
+
+    assert detection(table) == "No method ranks the planted wrong labels; the loss alone has 0.900."
+    assert detection(table[table["detector"] != "loss"]) == "No method ranks the planted wrong labels."
+
+
+def test_every_question_that_the_experiment_asked_has_its_sentence():
+    tables = {"lds": make_lds(), "removal": make_removal(), "detection": make_detection()}
+
+    sentences = summarise(tables, styles_of(*tables.values()), 0.95)
+
+    assert [sentence.split()[0] for sentence in sentences] == ["EK-FAC", "Leading", "Without", "Of"]
+    assert summarise({}, {}, 0.95) == []

@@ -1,0 +1,98 @@
+"""What the page says about each table and figure: headings, how to read them, and what a figure shows."""
+
+import pandas as pd
+
+from tdabench.report.tables import count_repeats
+
+# By the name of the table and of the figure, in the page's order: heading, and how to read it. ``interval`` is what the
+# intervals are, ``level`` the p-value under which a difference counts.
+TEXTS = {
+    "pairs": (
+        "Paired differences",
+        "LDS of the first method minus that of the second, on the same subsets and queries. Intervals: {interval}; the "
+        "bootstrap's are for these repeats alone, with other subsets and queries. p (Holm) allows for how many pairs "
+        "are compared; two methods are told apart where it is below {level}.",
+    ),
+    "removal": (
+        "Removing the most helpful examples",
+        "A model is retrained without the k examples that a method calls most helpful for a query, and another without "
+        "k random ones of the same classes: the effect is how much higher the query's loss is, in nats. 0 is what "
+        "random removals do; higher means that the method found what matters. Intervals: {interval}.",
+    ),
+    "detection": (
+        "Finding mislabelled examples",
+        "Labels were changed on purpose, and each detector ranks the examples by suspicion: the score of an example "
+        "for itself, or minus its mean helpfulness for the queries. The number is the area under the ROC curve: 1 "
+        "finds every wrong label first, 0.5 is chance. Intervals: {interval}.",
+    ),
+    "agreement": (
+        "Agreement between methods",
+        "For each query, the rank correlation of two methods' scores over all examples, and the share that their most "
+        "helpful (or harmful) examples have in common; then the mean over queries. Near 1 they say the same, near 0 "
+        "they have nothing in common, whatever their LDS. Intervals: {interval}.",
+    ),
+    "properties": (
+        "Properties of the methods",
+        "What a method can do and what it needs, each found by running it on small made-up problems and not taken from "
+        "a paper.",
+    ),
+    "reliability": (
+        "Reliability of the ground truth",
+        "Agreement is the rank correlation of the losses of two retrains of the same subsets, the mean over queries; "
+        "the ceiling is the LDS that a perfect predictor of the expected loss would reach, given that agreement and "
+        "the number of retrains. Intervals: {interval}.",
+    ),
+    "null": (
+        "What chance reaches",
+        "The band in which {confidence} of the LDS lie if predictions are shuffled over subsets, and the share p of "
+        "shuffled ones that reach the method's own: inside its band, an LDS says nothing. Every repeat has its own.",
+    ),
+    "variance": (
+        "Where the uncertainty comes from",
+        "Share of the variance of a method's LDS by source, of what is measured: more subsets, queries or retrains "
+        "help where their share is large. Checkpoint and sampler are known of the methods that are attributed again.",
+    ),
+}
+COST = (
+    "Mean over repeats; wall-clock seconds by phase count whatever else the machine did, CPU seconds do not. Memory is "
+    "the peak of the whole process, disk the growth of the scratch folder."
+)
+FIGURES = {
+    "lds": "LDS of each method against the size of the attribution set, with intervals, the ceiling and what chance "
+    "reaches",
+    "lds_by_repeat": "LDS of each method in every single repeat, with bootstrap intervals",
+    "cost": "Wall-clock seconds of each method by phase, at every size",
+    "pairs": "Difference of each method's LDS to the best one's, with intervals; methods that share a letter are not "
+    "told apart",
+    "agreement": "Two matrices of all pairs of methods at the largest size: rank correlation of their scores, and the "
+    "share of their most helpful examples that both have",
+    "removal": "Effect of the removal against the number of removed examples, by method, with intervals",
+    "detection": "Area under the ROC curve by method and detector, with intervals; the dotted line is chance",
+}
+
+
+def describe_ranking(lds: pd.DataFrame, confidence: float, *, has_groups: bool) -> str:
+    """Say how the ranking is read."""
+    repeats = count_repeats(lds)
+    kind = (
+        f"Student's t interval over {repeats} repeats" if repeats > 1 else "bootstrap interval over subsets and queries"
+    )
+    groups = " Methods that share a letter of their group are not told apart." if has_groups else ""
+    return (
+        "The linear datamodeling score (LDS) of every method, best first: 1 is perfect, 0 is chance. The interval is "
+        f"the {confidence:.0%} {kind}; the ceiling is what a perfect predictor would reach.{groups}"
+    )
+
+
+def describe(name: str, table: pd.DataFrame | None, confidence: float) -> tuple[str, str]:
+    """Give the heading of a section, and how to read it; what is not known says which files it is."""
+    heading = name.replace("_", " ").capitalize()
+    heading, how_to_read = TEXTS.get(name, (heading, f"As it stands in tables/{name}.csv and figures/{name}.png."))
+    if name not in TEXTS:
+        return heading, how_to_read
+    repeats = 0 if table is None or "repeat" not in table.columns else count_repeats(table)
+    kind = f"Student's t over {repeats} repeats" if repeats > 1 else "bootstrap"
+    level = f"{1 - confidence:.3g}"
+    return heading, how_to_read.format(
+        interval=f"{confidence:.0%}, {kind}", level=level, confidence=f"{confidence:.0%}"
+    )
