@@ -54,22 +54,26 @@ def measure_curvature(
         generator: The stream of minibatches and signs.
 
     Raises:
-        ValueError: If no parameter requires a gradient, or all gradients are zero.
+        ValueError: If no parameter requires a gradient, all gradients are zero, or one is not finite.
     """
     model = copy_model(model)
     position, gradient = flatten_parameters(model)
-    gradients = torch.empty(directions, len(position), device=position.device)
+    wide = torch.promote_types(position.dtype, torch.float32)
+    gradients = torch.empty(directions, len(position), device=position.device, dtype=wide)
     for row in gradients:
         batch = draw_batch(reference, batch_size, generator=generator)
         count = num_examples(batch)
         signs = torch.randint(2, (count,), generator=generator, device=generator.device) * 2.0 - 1.0
         gradient.zero_()
         with torch.enable_grad():
-            (loss(model, batch) @ signs.to(position.device) / count**0.5).backward()
+            losses = loss(model, batch)
+            (losses @ signs.to(losses) / count**0.5).backward()
         row.copy_(gradient)
     scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
     gradients *= scale
     gram = (gradients @ gradients.T).double()
+    if not gram.isfinite().all():
+        raise ValueError("A gradient at the checkpoint is not finite: give a checkpoint whose losses are finite.")
     eigenvalues, vectors = torch.linalg.eigh(gram)
     kept = eigenvalues > 1e-6 * eigenvalues[-1]
     if not eigenvalues[-1] > 0:
@@ -129,7 +133,7 @@ def sample_laplace(
         generator: The stream of the rotation.
 
     Raises:
-        ValueError: If there are fewer than ``draws - 1`` directions' worth of draws.
+        ValueError: If there are no more draws than directions.
     """
     directions = len(variances)
     if draws <= directions:
@@ -141,6 +145,6 @@ def sample_laplace(
     ones = torch.ones(draws, 1, dtype=noise.dtype, device=noise.device)
     design = torch.linalg.qr(torch.cat([ones, noise], dim=1)).Q[:, 1:]  # orthonormal columns that sum to zero
     coordinates = design.to(variances.device) * (draws - 1) ** 0.5 * variances.sqrt()
-    for row in coordinates.to(position.dtype):
-        position.copy_(checkpoint).addcmul_(row.to(position.device) @ curvature.basis, curvature.scale)
+    for row in coordinates.to(curvature.basis):
+        position.copy_(checkpoint).addcmul_(row @ curvature.basis, curvature.scale)
         yield model

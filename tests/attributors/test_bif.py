@@ -12,7 +12,7 @@ from tdabench.attributors import bif
 from tdabench.attributors.base import Examples, Problem
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.run import AttributionWarning
-from tdabench.attributors.traces import loss_correlation, loss_covariance
+from tdabench.attributors.traces import loss_covariance
 from tdabench.records import load_tensors
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, make_image_problem, make_self_problem, quadratic_loss
@@ -92,55 +92,6 @@ def test_correlation_lies_between_minus_one_and_one(tmp_path):
     # Float64 arithmetic on unit vectors.
     assert scores.abs().max() <= 1 + 1e-12
     assert scores.abs().max() > 0.1
-
-
-def test_correlation_equals_numpy_on_one_chain_and_is_zero_for_a_loss_that_never_moved():
-    query, train = _draw_traces(chains=1)
-    train[..., 2] = 3.0
-
-    correlation = loss_correlation(query, train).numpy()
-
-    still, moving = correlation[:, 2], np.delete(correlation, 2, axis=1)
-    expected = np.corrcoef(query[0].T, np.delete(train[0].numpy(), 2, axis=1).T)[: query.shape[2], query.shape[2] :]
-    np.testing.assert_allclose(moving, expected, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(still, 0)
-
-
-def test_covariance_equals_numpy_on_one_chain():
-    query, train = _draw_traces(chains=1)
-
-    covariance = loss_covariance(query, train).numpy()
-
-    expected = np.cov(query[0].T, train[0].T)[: query.shape[2], query.shape[2] :]
-    np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-12)
-
-
-def test_covariance_of_several_chains_is_the_mean_of_theirs():
-    query, train = _draw_traces(chains=3)
-
-    covariance = loss_covariance(query, train)
-
-    apart = [loss_covariance(query[[chain]], train[[chain]]) for chain in range(3)]
-    torch.testing.assert_close(covariance, torch.stack(apart).mean(dim=0), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("estimate", [loss_covariance, loss_correlation])
-def test_a_constant_added_to_the_losses_of_a_chain_changes_nothing(estimate):
-    query, train = _draw_traces(chains=3)
-    shift = torch.tensor([5.0, -3.0, 0.0], dtype=torch.float64)[:, None, None]
-
-    shifted = estimate(query + shift, train - 2 * shift)
-
-    # Rounding of values near 10 in float64, over 20 draws.
-    torch.testing.assert_close(shifted, estimate(query, train), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("estimate", [loss_covariance, loss_correlation])
-def test_an_estimate_from_a_single_draw_is_an_error(estimate):
-    query, train = _draw_traces(chains=2)
-
-    with pytest.raises(ValueError, match="needs at least 2 draws a chain, got 1"):
-        estimate(query[:, :1], train[:, :1])
 
 
 def test_scores_are_the_same_for_the_same_generator_and_others_for_another(tmp_path):
@@ -288,15 +239,6 @@ def _exact_losses(examples: Examples, covariance: np.ndarray) -> _ExactLosses:
     draws = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance, size=100_000)
     losses = draws @ gradients.T + np.einsum("ta,iab,tb->ti", draws, hessians, draws) / 2
     return _ExactLosses(gradients, hessians, losses - losses.mean(axis=0))
-
-
-def _draw_traces(chains: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = make_generator(0, "traces")
-    shared = torch.randn(chains, 20, 1, generator=generator, dtype=torch.float64)
-    query, train = (
-        shared + torch.randn(chains, 20, count, generator=generator, dtype=torch.float64) for count in (3, 5)
-    )
-    return query, train
 
 
 def _break_chain(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
