@@ -53,8 +53,9 @@ TEXTS = {
     ),
     "diagnostics": (
         "Diagnostics",
-        "Signs that a method's own computation is sound: read them before its LDS, since a chain that has not settled "
-        "or a factor that is singular explains a low one.",
+        "Signs that the draws of a method that samples are sound, over the training losses: read them before its LDS. "
+        "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have not "
+        "settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
     ),
 }
 FIGURES = {
