@@ -1,4 +1,4 @@
-"""How well Markov chains have settled and mixed: split R-hat, effective draws, drift. Each series has its own answer."""
+"""How well Markov chains have settled and mixed: split R-hat, effective draws, drift; an answer a series."""
 
 import math
 
@@ -67,7 +67,7 @@ def _squared_error(values: Float[Tensor, "chain draw example"]) -> Float[Tensor,
     return torch.where(variance > 0, variance / effective, 0)
 
 
-def _halve(values: Float[Tensor, "chain draw example"]) -> Float[Tensor, "half draw example"]:
+def _halve(values: Float[Tensor, "chain draw example"]) -> Float[Tensor, "half half_draw example"]:
     """Make two chains of each; the middle one of an odd number of draws is left out."""
     draws = values.shape[1] // 2
     return torch.cat([values[:, :draws], values[:, -draws:]])
@@ -109,7 +109,7 @@ def _effective(
     return torch.where(variance > 0, effective, torch.nan), variance
 
 
-def _autocovariances(values: Float[Tensor, "chain draw example"]) -> Float[Tensor, "chain lag example"]:
+def _autocovariances(values: Float[Tensor, "chain draw example"]) -> Float[Tensor, "chain draw example"]:
     draws = values.shape[1]
     values = values - values[:, :1]  # a series that never moves is exactly zero, without rounding
     centred = values - values.mean(dim=1, keepdim=True)

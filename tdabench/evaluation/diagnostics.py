@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.evaluation.chains import (
@@ -105,30 +105,29 @@ def _spread(losses: Float[Tensor, "chain draw example"], inverse_temperature: fl
 
 
 def _mixing(losses: Float[Tensor, "chain draw example"]) -> dict[str, Any]:
-    parts = [part.double() for part in losses.split(CHUNK, dim=2)]
-    rhat = torch.cat([split_rhat(part) for part in parts])
-    effective = torch.cat([effective_draws(part) for part in parts])
-    by_chain = torch.cat([effective_draws_by_chain(part) for part in parts], dim=1)
-    found: dict[str, Any] = {"rhat": _entries(rhat), "effective_draws": _entries(effective)}
-    if found["rhat"]:
-        found["rhat"]["share_above"] = (rhat[~rhat.isnan()] > HIGH_RHAT).double().mean().item()
-        medians = [summarise(chain) for chain in by_chain]
-        found["effective_draws"]["by_chain"] = [entry and entry.median for entry in medians]
-    if losses.shape[1] >= FEWEST_FOR_DRIFT:
-        found["drift"] = _drift(losses, parts)
+    draws = losses.shape[1]
+    rhat, effective, by_chain, drift = [], [], [], []
+    for part in losses.split(CHUNK, dim=2):
+        values = part.double()
+        rhat.append(split_rhat(values))
+        effective.append(effective_draws(values))
+        by_chain.append(effective_draws_by_chain(values))
+        if draws >= FEWEST_FOR_DRIFT:
+            drift.append(drift_scores(values))
+    found: dict[str, Any] = {"rhat": _entries(torch.cat(rhat)), "effective_draws": _entries(torch.cat(effective))}
+    if found["rhat"] is None or found["effective_draws"] is None:  # no loss ever moves
+        return {}
+    known = torch.cat(rhat)[~torch.cat(rhat).isnan()]
+    found["rhat"]["share_above"] = (known > HIGH_RHAT).double().mean().item()
+    medians = [summarise(chain) for chain in torch.cat(by_chain, dim=1)]
+    found["effective_draws"]["by_chain"] = [entry and entry.median for entry in medians]
+    if drift:
+        # One test a chain, so that its error rate is known: the losses of a chain move together.
+        of_mean = drift_scores(losses.mean(dim=2, keepdim=True, dtype=torch.float64))[:, 0]
+        largest = summarise(of_mean.abs())
+        each = _entries(torch.cat(drift, dim=1).abs())
+        found["drift"] = each and {**each, "by_chain": of_mean.tolist(), "of_mean_loss": largest and largest.high}
     return found
-
-
-def _drift(
-    losses: Float[Tensor, "chain draw example"], parts: list[Float[Tensor, "chain draw part"]]
-) -> dict[str, Any] | None:
-    each = _entries(torch.cat([drift_scores(part) for part in parts], dim=1).abs())
-    of_mean = drift_scores(losses.double().mean(dim=2, keepdim=True))[:, 0]
-    known = of_mean[~of_mean.isnan()]
-    if not each or not len(known):
-        return None
-    # One test a chain, so that the error rate is known: the losses of a chain move together.
-    return {**each, "by_chain": of_mean.tolist(), "of_mean_loss": known.abs().max().item()}
 
 
 def _covariance_error(
@@ -182,7 +181,7 @@ def _warn(result: dict[str, Any]) -> str:
     if rhat and result["effective_draws"]["median"] < FEW_EFFECTIVE:
         effective = result["effective_draws"]["median"]
         sentences.append(f"A loss has {effective:.0f} effective draws (median), fewer than {FEW_EFFECTIVE}.")
-    if drift and drift["of_mean_loss"] > HIGH_DRIFT:
+    if drift and drift["of_mean_loss"] is not None and drift["of_mean_loss"] > HIGH_DRIFT:
         size = f"{drift['of_mean_loss']:.1f}"
         sentences.append(f"The mean loss drifts within a chain, by {size} Monte Carlo errors: lengthen the burn-in.")
     return " ".join(sentences)

@@ -54,8 +54,8 @@ TEXTS = {
     "diagnostics": (
         "Diagnostics",
         "Signs that the draws of a method that samples are sound, over the training losses: read them before its LDS. "
-        "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have not "
-        "settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
+        "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have "
+        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
     ),
 }
 FIGURES = {

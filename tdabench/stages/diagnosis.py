@@ -23,10 +23,10 @@ def diagnose(arguments: argparse.Namespace) -> None:
         return
     train, query = _load_traces(traces, arguments.scores)
     markov = load_record(traces).get("markov", True)
-    settings = scores_record.get("attributor")
-    inverse_temperature = settings.get("inverse_temperature") if isinstance(settings, dict) else None
-    result = diagnose_traces(train, query, markov=markov, inverse_temperature=inverse_temperature)
-    record = make_record({"method": settings}, inputs=[arguments.scores, traces], status=scores_record["status"])
+    result = diagnose_traces(train, query, markov=markov, inverse_temperature=_inverse_temperature(scores_record))
+    record = make_record(
+        {"method": scores_record.get("attributor")}, inputs=[arguments.scores, traces], status=scores_record["status"]
+    )
     save_json(arguments.output, {"method": method, "traces": True, **result}, record)
 
 
@@ -37,7 +37,8 @@ def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
     fits = len(shapes) == 2 and all(len(shape) == 3 and min(shape) > 0 for shape in shapes.values())
     if not fits or shapes["train"][:2] != shapes["query"][:2]:
         raise ValueError(
-            f"{path} must hold train and query, each (chain, draw, example) with the same chains and draws, got {shapes}."
+            f"{path} must hold train and query, each (chain, draw, example) with the same chains and draws, got "
+            f"{shapes or 'neither'}: a file of another kind needs another name."
         )
     found = load_tensors(scores).get("scores")
     if found is not None and found.shape[1] != shapes["train"][2]:
@@ -46,3 +47,10 @@ def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
             "different runs. Delete the scores and run the workflow again."
         )
     return traces["train"], traces["query"]
+
+
+def _inverse_temperature(record: dict[str, Any]) -> float | None:
+    """Give the method's setting, with its default; a method without it, or that is no dataclass, has none."""
+    settings = record.get("attributor")
+    found = settings.get("inverse_temperature") if isinstance(settings, dict) else None
+    return float(found) if isinstance(found, int | float) else None
