@@ -270,6 +270,20 @@ rule agree:
         " --split {input.split} --scores {input.scores} --output {output} > {log} 2>&1"
 
 
+rule diagnose:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+    output:
+        "results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/diagnose-{method}.log",
+    params:
+        settings=settings_of("diagnose"),
+    shell:
+        "tdabench diagnose {input.experiment} --scores {input.scores} --output {output} > {log} 2>&1"
+
+
 rule properties:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -362,6 +376,7 @@ rule report:
         evaluations=every("results/{experiment}/{repeat}/{train_size}/lds/{method}.json"),
         comparisons=every("results/{experiment}/{repeat}/{train_size}/compare/comparison.json"),
         agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
+        diagnoses=every("results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json"),
         properties=every("results/{experiment}/properties/{method}.json"),
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
         detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
@@ -431,6 +446,7 @@ use rule report as report_without_bank with:
         split="results/{experiment}/0/split.safetensors",
         scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
         agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
+        diagnoses=every("results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json"),
         properties=every("results/{experiment}/properties/{method}.json"),
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
         detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),

@@ -62,6 +62,8 @@ def _add_judging_stages(stages: argparse._SubParsersAction) -> None:
     agree = _add_stage(stages, "agree", "compare every two methods' scores", repeat=True)
     agree.add_argument("--train-size", type=int, required=True)
     agree.add_argument("--scores", type=Path, nargs="+", required=True, help="every method's, named by its key")
+    diagnose = _add_stage(stages, "diagnose", "say how well a method drew, from the traces that it kept")
+    diagnose.add_argument("--scores", type=Path, required=True, help="its traces lie in workspace/ beside its folder")
     properties = _add_stage(stages, "properties", "find a method's properties by running it on made-up problems")
     properties.add_argument("--method", required=True, help="its key in the experiment file")
     _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")

@@ -54,6 +54,7 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     methods = list(experiment.methods)
     return {
         "evaluate": judged,
+        "diagnose": {},  # traces alone say how well a method drew
         "compare": {**judged, "methods": methods, "varied": list(experiment.varied_methods)},
         "agree": {**judged, "top": top, "methods": methods},
         "contrast": {**judged, **cells, "methods": list(experiment.removal_methods)},

@@ -6,6 +6,7 @@ and Snakemake's records. Each job is a process that imports torch, so that jobs 
 
 import csv
 import dataclasses
+import html
 import os
 import re
 import shutil
@@ -192,7 +193,7 @@ def each(rule: str, *names: str | int) -> set[str]:
 
 BANK = each("retrain", 0, 1)
 EVALUATION = {*each("evaluate", *METHODS), "compare", "report"}
-MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION, "agree"}
+MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS)}
 PROPERTIES = each("properties", *METHODS)
 
 
@@ -333,7 +334,7 @@ def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
         for path in files
         if path.suffix in (".safetensors", ".json")
     }
-    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 1 + 3 + 1
+    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 1 + 3 + 3 + 1
     assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
     assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
     assert not [path for path in files if "partial" in path.name]
@@ -365,6 +366,15 @@ def test_the_properties_table_has_an_answer_for_each_method_and_property(finishe
     assert (found["bif", "higher_order"], found["gradsim", "higher_order"]) == ("yes", "no")
     assert (found["bif", "architecture_agnostic"], found["gradsim", "architecture_agnostic"]) == ("yes", "no")
     assert all(row["measured"] and row["how"] for row in rows)
+
+
+def test_the_diagnostics_table_has_a_row_for_the_method_that_draws(finished):
+    (row,) = finished.table("diagnostics.csv")
+
+    assert (row["repeat"], row["train_size"], row["method"], row["draws"]) == ("0", "120", "bif", "5")
+    assert "fewer than 50" in row["warning"]
+    assert load_json(finished.results / "0/120/diagnose/gradsim.json")["traces"] is False
+    assert row["warning"] in html.unescape(finished.read("results/tiny/report.html"))
 
 
 def test_a_run_writes_the_tables_for_a_paper(finished):
@@ -410,7 +420,7 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "step_size: 1e-4",
             "step_size: 2e-4",
-            {"attribute bif", "evaluate bif", "properties bif", "agree", "compare", "report"},
+            {"attribute bif", "evaluate bif", "diagnose bif", "properties bif", "agree", "compare", "report"},
         ),
         ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
         ("resamples: 100", "resamples: 100, top: 5", {"agree", "report"}),
@@ -419,7 +429,7 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "checkpoints: 1",
             "checkpoints: 2",
-            {"train 1", *each("attribute", *METHODS), *EVALUATION, "agree", *PROPERTIES},
+            {"train 1", *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS), *PROPERTIES},
         ),
         (
             "train_sizes: [120]",
@@ -429,7 +439,10 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "methods:\n",
             'methods:\n  null_too: {attributor: "tdabench.attributors.baselines:Random"}\n',
-            {"attribute null_too", "evaluate null_too", "properties null_too", "agree", "compare", "report"},
+            {
+                *("attribute null_too", "evaluate null_too", "diagnose null_too", "properties null_too"),
+                *("agree", "compare", "report"),
+            },
         ),
         ('  random: {attributor: "tdabench.attributors.baselines:Random"}\n', "", {"agree", "compare", "report"}),
         (
@@ -495,7 +508,9 @@ def test_a_method_of_ones_own_is_a_file_and_a_line_and_reruns_nothing_else(exten
     ran = jobs(extended.with_fault.stdout + extended.with_fault.stderr)
     then = jobs(extended.without.stdout + extended.without.stderr)
 
-    assert ran == {"attribute mine", "attribute broken", "evaluate mine", "properties mine", "properties broken"}
+    assert ran == {
+        *each("attribute", "mine", "broken"), *each("properties", "mine", "broken"), "evaluate mine", "diagnose mine",
+    }  # fmt: skip
     assert then == {"agree", "compare", "report"}
     assert len(MINE.splitlines()) == 12
     for method in METHODS:
@@ -519,7 +534,9 @@ def test_a_method_of_ones_own_that_is_edited_is_run_again_alone(extended):
     planned = extended.place.plan()
     extended.place.write("mine.py", MINE)
 
-    assert planned == {"attribute mine", "evaluate mine", "properties mine", "agree", "compare", "report"}
+    assert planned == {
+        "attribute mine", "evaluate mine", "diagnose mine", "properties mine", "agree", "compare", "report",
+    }  # fmt: skip
 
 
 def test_a_method_with_a_fault_leaves_the_others_finished(extended):
@@ -730,6 +747,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scores = f"{CELL}/scores/{method}.safetensors"
             _must("attribute", scores, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
             _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
+            _must("diagnose", f"{CELL}/diagnose/{method}.json", "--scores", scores)
             _must("properties", f"results/properties/{method}.json", "--method", method)
             varied = f"{CELL}/vary/{method}.safetensors"
             _must("vary", varied, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)

@@ -74,7 +74,8 @@ class LaplaceBIF:
         for index in range(self.chains):
             stream = fork_generator(generator, device)
             chains.append(self._sample_traces(problem, examples, stream, f"BIF chain {index + 1}/{self.chains}"))
-        return estimate_scores(self, torch.stack(chains), problem, remedy=f"lower amplitude ({self.amplitude})")
+        remedy = f"lower amplitude ({self.amplitude})"
+        return estimate_scores(self, torch.stack(chains), problem, remedy=remedy, markov=False)
 
     def _sample_traces(
         self, problem: Problem, examples: Examples, generator: torch.Generator, description: str

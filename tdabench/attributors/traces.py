@@ -29,7 +29,7 @@ def measure_losses(
 
 
 def estimate_scores(
-    settings: Any, traces: Float[Tensor, "chain draw example"], problem: Problem, *, remedy: str
+    settings: Any, traces: Float[Tensor, "chain draw example"], problem: Problem, *, remedy: str, markov: bool = True
 ) -> Float[Tensor, "query train"]:
     """Keep the traces in the workspace, leave diverged chains out, and give ``settings.estimate`` of the losses.
 
@@ -37,13 +37,15 @@ def estimate_scores(
         settings: The attributor: its ``estimate`` is ``covariance`` or ``correlation``.
         traces: Losses of the training examples and, after them, the queries.
         remedy: What to do against divergence.
+        markov: Whether a draw depends on the one before it; the record keeps it, for `tdabench diagnose`.
 
     Raises:
         ValueError: If every chain diverged.
     """
     num_train = num_examples(problem.train)
     train, query = traces[..., :num_train], traces[..., num_train:]
-    save_tensors(problem.workspace / "traces.safetensors", {"train": train, "query": query}, {"settings": settings})
+    record = {"settings": settings, "markov": markov}
+    save_tensors(problem.workspace / "traces.safetensors", {"train": train, "query": query}, record)
     converged = (traces.abs() < DIVERGED).all(dim=(1, 2))  # NaN is not
     if not converged.any():
         raise ValueError(f"Every BIF chain diverged: {remedy}.")

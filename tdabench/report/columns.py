@@ -22,6 +22,9 @@ HEADERS = {
     "overlap": "Overlap",
     "harmful_overlap": "Overlap, harmful",
     "other": "Second",
+    "rhat_median": "R-hat, median",
+    "rhat_high": "R-hat, 99%",
+    "loss_standard_deviation": "Loss SD (nats)",
 }
 # Columns that are one in the page's tables: prefix of ``low`` and ``high``, and the header of both.
 INTERVALS = {
@@ -31,22 +34,24 @@ INTERVALS = {
     "agreement_": "Interval",
     "ceiling_": "Its interval",
     "share_": "Interval of share",
+    "oracle_": "Its interval",
     "rank_": "Interval",
     "overlap_": "Its interval",
     "harmful_": "Its interval",
 }
 # Always three decimals, so that they stand below one another.
 SCORES = {
-    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "difference", "effect",
+    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "oracle", "difference", "effect",
     "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
+    "rhat_median", "rhat_high", "loss_standard_deviation",
     *(f"{prefix}{end}" for prefix in INTERVALS if prefix != "share_" for end in ("low", "high")),
 }  # fmt: skip
 # Columns whose name in words is their header.
 PLAIN = {
     "experiment", "repeat", "method", "first", "second", "phase", "seconds", "device", "status", "queries", "subsets",
-    "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "source", "standard_deviation", "share",
+    "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation", "share",
     "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title", "detector",
-    "average_precision", "mislabelled",
+    "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws", "drift", "warning",
 }  # fmt: skip
 
 

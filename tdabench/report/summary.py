@@ -154,6 +154,8 @@ def list_warnings(tables: dict[str, pd.DataFrame], styles: Styles) -> list[str]:
 def _complaints(row: dict[str, Any]) -> list[str]:
     status, left_out = row.get("status"), row.get("nan_queries")
     found = [] if status is None or pd.isna(status) or status == "ok" else [str(status)]
+    warning = row.get("warning")  # of the diagnostics
+    found += [] if warning is None or pd.isna(warning) or not warning else [str(warning)]
     if left_out is not None and pd.notna(left_out) and left_out > 0:
         found.append(f"{int(left_out)} of {int(row['queries'])} queries have a constant score or loss and are left out")
     return found

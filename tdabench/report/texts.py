@@ -36,11 +36,18 @@ TEXTS = {
         "What a method can do and what it needs, each found by running it on small made-up problems and not taken from "
         "a paper.",
     ),
+    "diagnostics": (
+        "Diagnostics",
+        "Signs that the draws of a method that samples are sound, over the training losses: read them before its LDS. "
+        "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have "
+        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
+    ),
     "reliability": (
         "Reliability of the ground truth",
         "Agreement is the rank correlation of the losses of two retrains of the same subsets, the mean over queries; "
         "the ceiling is the LDS that a perfect predictor of the expected loss would reach, given that agreement and "
-        "the number of retrains. Intervals: {interval}.",
+        "the number of retrains. The oracle ranks the subsets by how the other queries fared, alike for every query: the "
+        "most that can be had without looking at the query. Intervals: {interval}.",
     ),
     "null": (
         "What chance reaches",

@@ -7,6 +7,7 @@ from typing import Any
 from tdabench.config import Experiment
 from tdabench.records import load_record, make_record, save_json, save_text
 from tdabench.report.costs import bank_files, collect_costs, removal_files
+from tdabench.report.diagnostics import write_diagnostics
 from tdabench.report.figures import plot_cost
 from tdabench.report.files import write_figures, write_table
 from tdabench.report.lds import write_lds
@@ -35,6 +36,7 @@ def write_report(
         order, text = write_lds(experiment, folder, cost, over_repeats, compare_repeats)
     write_agreement(experiment, folder, order, over_repeats)
     write_properties(experiment, folder)
+    write_diagnostics(experiment, folder)
     _write_record(experiment, folder)
     save_text(folder / "report.html", render_page(load_material(experiment, folder)))
     where = f"Tables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html"
