@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from tdabench.evaluation.intervals import over_repeats
+from tdabench.evaluation.moderation import moderate_variances
 
 Row = dict[str, Any]
 
@@ -57,10 +58,10 @@ def rank_with_groups(means: Mapping[str, float], pairs: Sequence[Row], *, confid
 def compare_repeats(comparisons: Sequence[Mapping[str, Any]], confidence: float) -> tuple[list[Row], list[Row]]:
     """Compare every two methods over repeats, from the comparisons of one size.
 
-    ``low``, ``high`` and ``p_value`` are Student's t of the repeats' paired differences: another seed, data and models
-    would lie there. ``bootstrap_low`` and ``bootstrap_high`` are for these repeats: subsets and queries are resampled
-    in each, and the repeats averaged. A single repeat gives its own bootstrap for both. A pair that not every repeat
-    has is compared on those that have it.
+    ``low``, ``high`` and ``p_value`` are Student's t of the repeats' paired differences, with variances moderated over
+    all pairs (``moderate_variances``): another seed, data and models would lie there. ``bootstrap_low`` and
+    ``bootstrap_high`` are for these repeats: subsets and queries are resampled in each, and the repeats averaged. A
+    single repeat gives its own bootstrap for both. A pair that not every repeat has is compared on those that have it.
 
     Returns:
         Rows of pairs, and the ranking by the mean over repeats.
@@ -72,6 +73,7 @@ def compare_repeats(comparisons: Sequence[Mapping[str, Any]], confidence: float)
             moved = _move(draws[row["first"]] - draws[row["second"]], row["standard_error"])
             found.setdefault((row["first"], row["second"]), []).append((row, moved))
     rows = [_over_repeats(same, confidence) for same in found.values()]
+    _moderate(rows, list(found.values()), confidence)
     for row, corrected in zip(rows, holm([_number(row["p_value"]) for row in rows]), strict=True):
         row["p_holm"] = corrected
     means: dict[str, list[float]] = {}
@@ -94,10 +96,7 @@ def _over_repeats(same: Sequence[tuple[Row, Tensor]], confidence: float) -> Row:
     average = torch.stack([moved[:shortest] for _, moved in usable]).mean(dim=0)
     tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = (student.mean + average.nanquantile(tail)).tolist()
-    if student.standard_error > 0:
-        p_value = 2 * float(stdtr(len(usable) - 1, -abs(student.mean) / student.standard_error))
-    else:
-        p_value = float(student.mean == 0)
+    p_value = _student_p_value(student.mean, student.standard_error, len(usable) - 1)
     return {
         "first": first["first"],
         "second": first["second"],
@@ -109,6 +108,38 @@ def _over_repeats(same: Sequence[tuple[Row, Tensor]], confidence: float) -> Row:
         "bootstrap_low": low,
         "bootstrap_high": high,
     }
+
+
+def _moderate(rows: Sequence[Row], found: Sequence[Sequence[tuple[Row, Tensor]]], confidence: float) -> None:
+    """Replace standard errors, intervals and p-values by the moderated ones, for pairs that every repeat has.
+
+    What is alike in all pairs is not a variance over repeats, but by how much it exceeds the bootstrap's: like methods
+    differ little in every repeat, and unlike ones much.
+    """
+    repeats = max((len(same) for same in found), default=0)
+    chosen = [
+        (row, sum(single["standard_error"] ** 2 for single, _ in same) / repeats)
+        for row, same in zip(rows, found, strict=True)
+        if len(same) == repeats and all(_known(single["standard_error"]) for single, _ in same)
+    ]
+    chosen = [(row, expected) for row, expected in chosen if expected > 0]
+    if repeats < 2 or not chosen:
+        return
+    ratios = [row["standard_error"] ** 2 * repeats / expected for row, expected in chosen]
+    # The pairs share methods, and their excess differs: together they count no more than the pair itself.
+    moderated, freedom = moderate_variances(ratios, freedom=repeats - 1, most=repeats - 1)
+    reach = float(stdtrit(freedom, (1 + confidence) / 2))
+    for (row, expected), ratio in zip(chosen, moderated, strict=True):
+        error = max(math.sqrt(ratio * expected / repeats), row["standard_error"])
+        row["standard_error"] = error
+        row["low"], row["high"] = row["difference"] - reach * error, row["difference"] + reach * error
+        row["p_value"] = _student_p_value(row["difference"], error, freedom)
+
+
+def _student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
+    if standard_error > 0:
+        return 2 * float(stdtr(freedom, -abs(mean) / standard_error))
+    return float(mean == 0)
 
 
 def all_pairs(count: int) -> list[tuple[int, int]]:

@@ -41,17 +41,18 @@ INTERVALS = {
 }
 # Always three decimals, so that they stand below one another.
 SCORES = {
-    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "oracle", "difference", "effect",
-    "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
+    "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "oracle", "difference",
+    "effect", "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
     "rhat_median", "rhat_high", "loss_standard_deviation",
     *(f"{prefix}{end}" for prefix in INTERVALS if prefix != "share_" for end in ("low", "high")),
 }  # fmt: skip
 # Columns whose name in words is their header.
 PLAIN = {
     "experiment", "repeat", "method", "first", "second", "phase", "seconds", "device", "status", "queries", "subsets",
-    "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation", "share",
-    "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title", "detector",
-    "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws", "drift", "warning",
+    "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation",
+    "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
+    "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
+    "drift", "warning",
 }  # fmt: skip
 
 

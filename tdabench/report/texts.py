@@ -46,8 +46,8 @@ TEXTS = {
         "Reliability of the ground truth",
         "Agreement is the rank correlation of the losses of two retrains of the same subsets, the mean over queries; "
         "the ceiling is the LDS that a perfect predictor of the expected loss would reach, given that agreement and "
-        "the number of retrains. The oracle ranks the subsets by how the other queries fared, alike for every query: the "
-        "most that can be had without looking at the query. Intervals: {interval}.",
+        "the number of retrains. The oracle ranks the subsets by how the other queries fared, alike for every query: "
+        "the most that can be had without looking at the query. Intervals: {interval}.",
     ),
     "null": (
         "What chance reaches",

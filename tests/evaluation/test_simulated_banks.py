@@ -130,7 +130,7 @@ def _judge(bank: Bank, truth: dict[str, float], generator: torch.Generator) -> O
         return make_spread(values, *parts, num_subsets=SUBSETS)
 
     spreads = {name: spread(index) for index, name in enumerate(NAMES)}
-    pairs = {("one", "other"): spread(0, 1), ("better", "one"): spread(2, 0)}
+    pairs = {(NAMES[a], NAMES[b]): spread(a, b) for a, b in [(0, 1), (2, 0), (2, 1), (0, 3), (1, 3), (2, 3)]}
     intervals = {name: one.interval(CONFIDENCE) for name, one in {**spreads, **pairs}.items()}
     reliability = measure_reliability(bank.losses, resamples).describe(CONFIDENCE)
     permutations = draw_permutations(SUBSETS, count=RESAMPLES, generator=generator)

@@ -18,6 +18,7 @@ from tdabench.evaluation.pairs import compare_repeats, rank_with_groups
 from tdabench.report.agreement_table import make_agreement_table
 from tdabench.report.comparisons import PAIR_COLUMNS, make_comparison_tables
 from tdabench.report.detection import make_detection_table
+from tdabench.report.diagnostics import DIAGNOSTICS_COLUMNS
 from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
 from tdabench.report.page import Material
 from tdabench.report.properties_table import make_properties_table
@@ -60,6 +61,19 @@ def make_cost(methods=METHODS, sizes=(100, 400), repeats=2, retrained=("bank",))
                          "peak_device_bytes": 0, "disk_bytes": 5e6, "device": "cpu, 1 thread(s)", "status": "ok"}
                     )  # fmt: skip
     return make_cost_table(rows)
+
+
+def make_diagnostics(methods=("bif",), sizes=(100, 400), repeats=2) -> pd.DataFrame:
+    """Make a table of diagnostics, of draws that are sound."""
+    numbers = {"chains": 2, "draws": 100, "diverged_chains": 0, "effective_draws": 80.5, "rhat_median": 1.001,
+               "rhat_high": 1.02, "drift": 0.4, "loss_standard_deviation": 0.1, "warning": ""}  # fmt: skip
+    rows = [
+        {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method, **numbers}
+        for repeat in range(repeats)
+        for size in sizes
+        for method in methods
+    ]
+    return pd.DataFrame(rows, columns=list(DIAGNOSTICS_COLUMNS))
 
 
 def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame:
@@ -107,7 +121,7 @@ def _compare(methods: tuple[str, ...], repeat: int, more: float) -> dict[str, An
         for name, value in lds.items()
     }  # fmt: skip
     reliability = {"agreement": 0.47, "agreement_low": 0.4, "agreement_high": 0.5, "ceiling": 0.8, "ceiling_low": 0.7,
-                   "ceiling_high": 0.9}  # fmt: skip
+                   "ceiling_high": 0.9, "oracle": 0.1, "oracle_low": 0.0, "oracle_high": 0.2}  # fmt: skip
     ranking = rank_with_groups(lds, pairs, confidence=0.95)
     return {"confidence": 0.95, "retrains": 2, "subsets": 50, "diverged_retrains": 0, "methods": described,
             "pairs": pairs, "ranking": ranking, "reliability": reliability, "unsupported": {}}  # fmt: skip
@@ -193,6 +207,7 @@ def make_others() -> dict[str, pd.DataFrame]:
         "detection": make_detection(),
         "agreement": make_agreement(),
         "properties": make_properties(),
+        "diagnostics": make_diagnostics(),
     }
 
 

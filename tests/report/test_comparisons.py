@@ -15,16 +15,16 @@ LDS = {0: (0.6, 0.4, 0.1), 1: (0.7, 0.45, 0.05), 2: (0.65, 0.35, 0.0)}
 NAMES = ("bif", "ekfac", "random")
 
 
-def test_rows_over_repeats_are_students_and_come_last():
+def test_rows_over_repeats_are_those_of_the_comparison_and_come_last():
     tables = _tables(range(3))
 
     pairs, ranking = tables["pairs"], tables["ranking"]
     assert pairs["repeat"].tolist() == ["0"] * 3 + ["1"] * 3 + ["2"] * 3 + ["all"] * 3
     last = pairs[(pairs["repeat"] == "all") & (pairs["second"] == "ekfac")].iloc[0]
-    expected = over_repeats([0.2, 0.25, 0.3], 0.95)
-    assert [last["difference"], last["low"], last["high"]] == pytest.approx(
-        [expected.mean, expected.low, expected.high]
-    )
+    found, _ = compare_repeats([_comparison(repeat) for repeat in range(3)], 0.95)
+    expected = next(row for row in found if (row["first"], row["second"]) == ("bif", "ekfac"))
+    assert last["difference"] == pytest.approx(0.25)
+    assert [last["low"], last["high"]] == [expected["low"], expected["high"]]
     assert ranking[ranking["repeat"] == "all"]["method"].tolist() == list(NAMES)
     assert ranking[ranking["repeat"] == "0"]["share_of_ceiling"].tolist() == pytest.approx([0.75, 0.5, 0.125])
 
@@ -111,8 +111,8 @@ def test_the_figure_of_pairs_has_the_best_method_at_zero_and_everyones_colour():
     assert means["ekfac"] == pytest.approx(-0.25)
     assert means["random"] == pytest.approx(-0.6)
     ends = [sorted(line.get_xdata()) for line in axes.lines if line.get_color() == COLOURS["ekfac"]]
-    reach = over_repeats([-0.2, -0.25, -0.3], 0.95)
-    assert any(list(end) == pytest.approx([reach.low, reach.high]) for end in ends if len(end) == 2)
+    row = tables["pairs"].query("repeat == 'all' and first == 'bif' and second == 'ekfac'").iloc[0]
+    assert any(list(end) == pytest.approx([-row["high"], -row["low"]]) for end in ends if len(end) == 2)
     assert [text.get_text() for text in axes.texts] == tables["ranking"].query("repeat == 'all'")["group"].tolist()
 
 
