@@ -19,8 +19,8 @@ from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Re
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
-    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "diagnose",
-    "report",
+    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties",
+    "diagnose", "report",
 )  # fmt: skip
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
