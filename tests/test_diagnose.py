@@ -157,7 +157,7 @@ def test_scores_that_are_not_there_are_a_clear_error(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("method", "is_chain"),
     [
-        (BIF(step_size=1e-4, inverse_temperature=10, localization=100, chains=2, draws=6), True),
+        (BIF(step_size=1e-4, inverse_temperature=10.0, localization=100.0, chains=2, draws=6), True),
         (LaplaceBIF(draws=6, batch_size=4), False),
     ],
     ids=["BIF", "LaplaceBIF"],

@@ -52,7 +52,7 @@ def test_twice_the_singular_fluctuation_of_a_regular_model_is_its_number_of_para
     draws = data.mean(dim=0) + torch.randn(2, 500, parameters, generator=generator) / math.sqrt(num_train)
     losses = (draws[:, :, None] - data).square().sum(dim=3) / 2
 
-    result = diagnose_traces(losses, losses[..., :2], inverse_temperature=num_train)
+    result = diagnose_traces(losses, losses[..., :2], inverse_temperature=float(num_train))
 
     # 1,000 draws of d directions: the trace of their covariance is known to sqrt(2 / (d 1000)) = 2.6 %.
     assert result["fluctuation"]["mean"] == pytest.approx(parameters, rel=4 * 0.026)
@@ -129,7 +129,7 @@ def test_few_losses_with_a_high_rhat_are_no_warning():
 
 
 def test_too_few_effective_draws_are_warned_of():
-    assert diagnose_traces(*_both(draws=20))["warning"].startswith("A loss has ")
+    assert "effective draws (median), fewer than 50." in diagnose_traces(*_both(draws=20))["warning"]
 
 
 def test_a_drift_that_all_losses_share_is_warned_of():
@@ -143,13 +143,13 @@ def test_a_drift_that_all_losses_share_is_warned_of():
 
 
 def test_false_alarms_are_rare():
-    # A hundred runs of two chains of 100 draws like those that an experiment has.
+    # Fifty runs of two chains of 100 draws, as an experiment has them.
     generator = make_generator(0, "alarms")
-    runs = [torch.randn(2, 100, 20, generator=generator) for _ in range(100)]
+    runs = [torch.randn(2, 100, 20, generator=generator) for _ in range(50)]
 
     warnings = [diagnose_traces(run, run)["warning"] for run in runs]
 
-    assert sum(bool(warning) for warning in warnings) <= 2
+    assert sum(bool(warning) for warning in warnings) <= 1
 
 
 def test_draws_that_are_no_chain_have_no_rhat_effective_draws_or_drift():
@@ -192,7 +192,7 @@ def test_short_chains_have_finite_numbers_and_a_drift_from_twenty_draws(draws):
     result = diagnose_traces(*_both(draws=draws))
 
     assert math.isfinite(result["rhat"]["median"])
-    assert 0 < result["effective_draws"]["median"] <= 2 * draws * math.log10(2 * draws)
+    assert 0 < result["effective_draws"]["median"] <= 2 * draws * max(1, math.log10(2 * draws))
     assert (result["drift"] is None) == (draws < 20)
 
 
