@@ -29,7 +29,8 @@ class LaplaceBIF:
     (orthogonal Monte Carlo), so that none of it is lost to chance either.
 
     A chain costs ``draws`` gradients of ``batch_size`` examples (phase ``fit``) and ``draws`` forward passes over the
-    training and query examples, and holds ``draws`` vectors of the size of the model in memory (float32).
+    training and query examples. It holds ``draws`` vectors of the size of the model in memory, twice as many while it
+    measures the curvature, in the model's precision (at least float32).
 
     Attributes:
         draws: Draws a chain, at least 3; also the number of its gradients.
