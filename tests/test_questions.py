@@ -57,6 +57,7 @@ def test_without_named_methods_all_are_asked(tmp_path):
 @pytest.mark.parametrize("question", [{"removal": REMOVAL}, {"mislabelled": 0.1}])
 def test_an_experiment_needs_no_bank_if_it_asks_something_else(tmp_path, question):
     content = _without("bank")
+    del content["variance"]
     content["data"] |= {key: value for key, value in question.items() if key == "mislabelled"}
     content |= {key: value for key, value in question.items() if key == "removal"}
 
@@ -170,6 +171,7 @@ def each(rule: str) -> set[str]:
 
 
 LAST = {"contrast", "detect", "report_without_bank"}
+SCORED = {*each("attribute"), *each("diagnose"), "agree"}
 RETRAINED = {"keep", *each("remove"), "contrast", "report_without_bank"}
 
 
@@ -177,7 +179,7 @@ RETRAINED = {"keep", *each("remove"), "contrast", "report_without_bank"}
 def test_a_run_without_a_bank_makes_no_bank_and_every_job_once(run):
     place, terminal = run
 
-    expected = {"dataset", "split", "train 0", *each("attribute"), *RETRAINED, "detect"}
+    expected = {"dataset", "split", "train 0", *each("properties"), *SCORED, *RETRAINED, "detect"}
     assert jobs(terminal) == expected
     assert not list(place.results.rglob("lds*"))
     assert not (place.results / "0/120/bank").exists()
@@ -283,11 +285,12 @@ def test_a_run_draws_its_figures_and_says_where_its_tables_are(run):
     place, terminal = run
     names = {path.name for path in (place.results / "figures").iterdir()}
 
-    assert names == {f"{name}.{suffix}" for name in ("removal", "detection", "cost") for suffix in ("png", "pdf")}
+    figures = ("removal", "detection", "agreement", "cost")
+    assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
     for name in ("removal", "detection"):
         assert place.read(f"results/tiny/tables/{name}.md").strip() in terminal
         assert load_record(place.results / f"tables/{name}_record.json")["inputs"]
-    assert "Cost: results/tiny/tables/cost.csv" in terminal
+    assert "Page: results/tiny/report.html" in terminal
 
 
 def test_the_cost_of_every_removal_is_in_the_cost_table(asked):
@@ -328,15 +331,19 @@ def place(asked: Place):
         (
             "mislabelled: 0.1",
             "mislabelled: 0.2",
-            {"split", "train 0", *each("attribute"), *RETRAINED, "detect"},
+            {"split", "train 0", *SCORED, *RETRAINED, "detect"},
         ),
-        ("resamples: 100", "resamples: 200", {"contrast", "detect"}),
-        ("proj_dim: 512", "proj_dim: 600", {"attribute trak", "remove trak", *LAST}),
-        ("epochs: 2", "epochs: 3", {"train 0", *each("attribute"), *RETRAINED, "detect"}),
+        ("resamples: 100", "resamples: 200", {"agree", *LAST}),
+        (
+            "proj_dim: 512",
+            "proj_dim: 600",
+            {"attribute trak", "diagnose trak", "properties trak", "remove trak", "agree", *LAST},
+        ),
+        ("epochs: 2", "epochs: 3", {"train 0", *SCORED, *RETRAINED, "detect"}),
         (
             "removal: {",
             "bank: {subsets: 6, fraction: 0.5}\nremoval: {",
-            {"retrain 0", *each("evaluate"), "report"},
+            {"retrain 0", *each("evaluate"), "compare", "report"},
         ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",

@@ -248,7 +248,7 @@ def test_the_lds_table_has_its_columns_and_a_row_for_each_repeat_size_and_method
         (
             "reliability",
             "experiment,repeat,train_size,retrains,subsets,agreement,agreement_low,agreement_high,ceiling,ceiling_low,"
-            "ceiling_high,diverged_retrains",
+            "ceiling_high,diverged_retrains,oracle,oracle_low,oracle_high",
             2,
         ),
         ("null", "experiment,repeat,train_size,method,null_low,null_high,p_value", 3),
@@ -308,7 +308,7 @@ def test_a_run_draws_every_figure_as_png_and_pdf(finished):
 def test_a_run_makes_a_page_with_every_method_figure_and_some_images(finished):
     page = finished.read("results/tiny/report.html")
 
-    assert page.count("data:image/png;base64,") == 3 + 1
+    assert page.count("data:image/png;base64,") == 5 + 1
     assert all(label in page for label in ("GradSim", "random", "BIF", "Query 1: label 0"))
     assert len(page) < 3_000_000
 
