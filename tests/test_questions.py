@@ -125,7 +125,7 @@ def test_a_share_of_wrong_labels_that_cannot_be_is_refused(tmp_path, share, mess
         ({"seed": 4}, set(STAGES) - {"dataset"}),
         ({"repeats": 3}, {"contrast", "detect"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_a_change_concerns_exactly_the_stages_whose_result_depends_on_it(tmp_path, change, concerned):
     content = _changed("removal", {**REMOVAL, "methods": None})
