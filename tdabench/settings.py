@@ -95,6 +95,9 @@ class Recipe:
         for name in ("learning_rate", "bias_scaler"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} must be positive and finite, got {getattr(self, name)}.")
+        for name in ("weight_decay", "schedule_start", "schedule_end"):
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"training.{name} must be finite, got {getattr(self, name)}.")
         for name in ("momentum", "label_smoothing", "schedule_peak"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must lie in [0, 1), got {getattr(self, name)}.")

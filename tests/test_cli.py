@@ -234,7 +234,7 @@ def test_a_plan_that_no_bank_fulfils_says_what_would_help(capsys):
         ([], "Without a pilot, --agreement, --lds, --queries must be given: what you expect."),
         (["--agreement", "0.5", "--lds", "0.4", "--queries", "9", "--method", "bif"], "--method bif is for a pilot"),
         (["absent.json", "--lds", "0.4"], "--lds is known from the pilot: leave it out, or plan without a pilot."),
-        (["absent.json"], "[Errno 2] No such file or directory: 'absent.json'"),
+        (["absent.json"], "absent.json is no comparison of a finished run: give results/NAME/"),
     ],
 )
 def test_a_plan_without_what_it_needs_is_one_line(capsys, here, arguments, message):
@@ -323,3 +323,28 @@ def test_a_path_that_leads_to_no_method_is_one_line(capsys, here, path, message)
     line = _error(capsys, "check", path)
 
     assert line.startswith(f"tdabench check: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--half-width", "-1"], "--half-width must be positive, got -1.0."),
+        (["--half-width", "nan"], "--half-width must be positive, got nan."),
+        (["--queries", "0"], "--queries must be at least 2, got 0."),
+        (["--subsets", "50", "2"], "--subsets must be from 3 to 1,000,000, got 2."),
+        (["--retrains", "0"], "--retrains must be from 1 to 1,000,000, got 0."),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_before_anything_is_simulated(capsys, here, arguments, message):
+    line = _error(capsys, "power", "--half-width", "0.02", "--agreement", "0.5", "--lds", "0.5", *arguments)
+
+    assert line.startswith(f"tdabench power: {message}")
+    assert "bootstrap" not in line
+
+
+def test_a_file_of_another_kind_is_no_pilot_and_is_not_called_damaged(capsys, here):
+    (here / "tiny.yaml").write_text("seed: 0")
+
+    line = _error(capsys, "power", "tiny.yaml", "--half-width", "0.02")
+
+    assert line.startswith("tdabench power: tiny.yaml is no comparison of a finished run: give results/NAME/")

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -336,6 +337,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
         (("bank", "shards", 0), r"bank\.shards must be at least 1, got 0"),
         (("bank", "shards", 7), r"bank\.shards must be at most bank\.subsets \(6\), got 7"),
         (("evaluation", "resamples", 99), r"evaluation\.resamples must be at least 100, got 99"),
+        (("training", "weight_decay", math.inf), r"training\.weight_decay must be finite, got inf"),
+        (("training", "schedule_end", math.inf), r"training\.schedule_end must be finite, got inf"),
         (("evaluation", "top", 0), r"evaluation\.top must be at least 1, got 0"),
         (
             ("evaluation", "top", 100),

@@ -16,7 +16,9 @@ def write_table(folder: Path, name: str, table: pd.DataFrame, *, digits: int = 6
 
 def write_markdown(folder: Path, name: str, table: pd.DataFrame) -> str:
     """Write ``tables/NAME.md``, and give its text."""
-    text = table.to_markdown(index=False, disable_numparse=True)
+    # A bar in a text, such as a method's reason, would begin another cell.
+    escaped = table.map(lambda value: value.replace("|", "\\|") if isinstance(value, str) else value)
+    text = escaped.to_markdown(index=False, disable_numparse=True)
     save_text(folder / "tables" / f"{name}.md", text + "\n")
     return text
 

@@ -62,7 +62,8 @@ def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_over_repeats(parts: pd.DataFrame, column: str, how: str) -> float:
-    return float(parts.groupby("repeat")[column].agg(how).mean()) if len(parts) else float("nan")
+    known = parts[parts[column].notna()]  # a method that can't run has cost nothing that was measured
+    return float(known.groupby("repeat")[column].agg(how).mean()) if len(known) else float("nan")
 
 
 def _format(number: float) -> str:

@@ -1,6 +1,7 @@
 """The command that plans a bank before the compute is spent."""
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -14,8 +15,9 @@ def power(arguments: argparse.Namespace) -> None:
     from tdabench.evaluation.power import plan
 
     torch.set_num_threads(1)
+    _check_wishes(arguments)
     pilot, what, seconds = _from_file(arguments) if arguments.pilot else _from_values(arguments)
-    queries = arguments.queries or pilot.queries
+    queries = pilot.queries if arguments.queries is None else arguments.queries
     rows = plan(
         pilot,
         subsets=arguments.subsets,
@@ -36,12 +38,29 @@ def power(arguments: argparse.Namespace) -> None:
         )
 
 
+def _check_wishes(arguments: argparse.Namespace) -> None:
+    """Refuse what can't be planned, before anything is simulated."""
+    if not 0 < arguments.half_width < math.inf:
+        raise ValueError(f"--half-width must be positive, got {arguments.half_width}.")
+    if arguments.queries is not None and arguments.queries < 2:
+        raise ValueError(f"--queries must be at least 2, got {arguments.queries}.")
+    for name, low in (("subsets", 3), ("retrains", 1)):
+        wrong = [number for number in getattr(arguments, name) if not low <= number <= 1_000_000]
+        if wrong:
+            raise ValueError(f"--{name} must be from {low} to 1,000,000, got {wrong[0]}.")
+
+
 def _from_file(arguments: argparse.Namespace) -> tuple[Any, str, float | None]:
     from tdabench.evaluation.power import pilot_of
 
     given = [name for name in ("agreement", "lds") if getattr(arguments, name) is not None]
     if given:
         raise ValueError(f"--{given[0]} is known from the pilot: leave it out, or plan without a pilot.")
+    if arguments.pilot.suffix != ".json" or not arguments.pilot.is_file():
+        raise ValueError(
+            f"{arguments.pilot} is no comparison of a finished run: give "
+            "results/NAME/REPEAT/SIZE/compare/comparison.json (`snakemake NAME` makes it), or plan without a pilot."
+        )
     comparison = load_json(arguments.pilot)
     pilot = pilot_of(comparison, arguments.method, arguments.against)
     method = arguments.method or comparison["ranking"][0]["method"]
