@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tdabench.attributors.base import Examples, Problem
 from tdabench.attributors.sgld import sample_chain
-from tdabench.attributors.traces import estimate_scores, join_examples, measure_losses, require_estimate
+from tdabench.attributors.traces import estimate_scores, measure_losses, require_estimate, sample_chains
 from tdabench.progress import progress
-from tdabench.seeds import fork_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,13 +72,8 @@ class BIF:
         Raises:
             ValueError: If every chain diverged.
         """
-        examples = join_examples(problem)
-        device = next(iter(examples.values())).device
-        chains = []
-        for index in range(self.chains):
-            stream = fork_generator(generator, device)
-            chains.append(self._sample_traces(problem, examples, stream, f"BIF chain {index + 1}/{self.chains}"))
-        return estimate_scores(self, torch.stack(chains), problem, remedy=f"lower step_size ({self.step_size})")
+        traces = sample_chains(problem, self._sample_traces, chains=self.chains, generator=generator)
+        return estimate_scores(self, traces, problem, remedy=f"lower step_size ({self.step_size})")
 
     def _sample_traces(
         self, problem: Problem, examples: Examples, generator: torch.Generator, description: str

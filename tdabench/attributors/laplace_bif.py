@@ -9,10 +9,9 @@ from torch import Tensor
 
 from tdabench.attributors.base import Examples, Problem
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
-from tdabench.attributors.traces import estimate_scores, join_examples, measure_losses, require_estimate
+from tdabench.attributors.traces import estimate_scores, measure_losses, require_estimate, sample_chains
 from tdabench.cost import phase
 from tdabench.progress import progress
-from tdabench.seeds import fork_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,14 +68,9 @@ class LaplaceBIF:
         Raises:
             ValueError: If every chain diverged, or no gradient differs from zero.
         """
-        examples = join_examples(problem)
-        device = next(iter(examples.values())).device
-        chains = []
-        for index in range(self.chains):
-            stream = fork_generator(generator, device)
-            chains.append(self._sample_traces(problem, examples, stream, f"BIF chain {index + 1}/{self.chains}"))
+        traces = sample_chains(problem, self._sample_traces, chains=self.chains, generator=generator)
         remedy = f"lower amplitude ({self.amplitude})"
-        return estimate_scores(self, torch.stack(chains), problem, remedy=remedy, markov=False)
+        return estimate_scores(self, traces, problem, remedy=remedy, markov=False)
 
     def _sample_traces(
         self, problem: Problem, examples: Examples, generator: torch.Generator, description: str

@@ -1,6 +1,7 @@
 """Losses over draws around a checkpoint, and the scores that they give."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from tdabench.attributors.base import Examples, Problem, batches, num_examples
 from tdabench.attributors.run import AttributionWarning
 from tdabench.records import save_tensors
+from tdabench.seeds import fork_generator
 
 # Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
 DIVERGED = 1e6
@@ -18,6 +20,23 @@ DIVERGED = 1e6
 def join_examples(problem: Problem) -> Examples:
     """Give the training examples and, after them, the queries: what is measured at every draw."""
     return {name: torch.cat([problem.train[name], problem.query[name]]) for name in problem.train}
+
+
+def sample_chains(
+    problem: Problem, sample: Callable[..., Tensor], *, chains: int, generator: torch.Generator
+) -> Float[Tensor, "chain draw example"]:
+    """Sample every chain on a stream of its own.
+
+    Args:
+        sample: ``(problem, examples, generator, description) -> (draw, example)``.
+    """
+    examples = join_examples(problem)
+    device = next(iter(examples.values())).device
+    traces = []
+    for index in range(chains):
+        stream = fork_generator(generator, device)
+        traces.append(sample(problem, examples, stream, f"BIF chain {index + 1}/{chains}"))
+    return torch.stack(traces)
 
 
 @torch.no_grad()

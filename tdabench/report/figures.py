@@ -18,7 +18,7 @@ STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
     "legend.frameon": False,
-    "savefig.dpi": 160,
+    "figure.dpi": 160,
     "pdf.fonttype": 42,
     "svg.hashsalt": "tdabench",
 }
