@@ -58,7 +58,10 @@ def has_mislabelled(experiment):
 
 
 def tables_of(name):
-    """Make an input function: the tables of what an experiment asks."""
+    """Make an input function: the tables of what an experiment asks, and every score behind them.
+
+    Tables may come with a clone, from git; scores never do: without them the experiment is run.
+    """
 
     def tables(wildcards):
         experiment = load_experiment(f"experiments/{name}.yaml")
@@ -68,7 +71,14 @@ def tables_of(name):
             "detection": experiment.data.mislabelled,
         }
         names = ["cost", *(table for table, question in asked.items() if question)]
-        return [f"results/{name}/report.html", *(f"results/{name}/tables/{table}.csv" for table in names)]
+        scores = expand(
+            "results/{name}/{repeat}/{train_size}/scores/{method}.safetensors",
+            name=name,
+            repeat=range(experiment.repeats),
+            train_size=experiment.data.train_sizes,
+            method=list(experiment.methods),
+        )
+        return [f"results/{name}/report.html", *(f"results/{name}/tables/{table}.csv" for table in names), *scores]
 
     return tables
 

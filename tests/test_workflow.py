@@ -980,6 +980,19 @@ def test_a_colleague_who_imports_a_bank_needs_no_retraining_until_its_settings_c
     assert then == MODELS | PROPERTIES
 
 
+# A clone
+
+
+def test_a_clone_that_comes_with_tables_still_runs_the_experiment(finished, tmp_path):
+    place = finished.copy(tmp_path / "place")
+    shutil.rmtree(place.path / ".snakemake")
+    for path in place.results.iterdir():
+        if path.name not in ("tables", "figures", "report.html"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    assert place.plan() == {"dataset", "split", *MODELS, *PROPERTIES}
+
+
 # Form
 
 
