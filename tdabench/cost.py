@@ -6,8 +6,9 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,6 +50,11 @@ class Cost:
         total.disk_bytes += part.disk_bytes
         total.peak_host_bytes = max(total.peak_host_bytes, part.peak_host_bytes)
         total.peak_device_bytes = max(total.peak_device_bytes, part.peak_device_bytes)
+
+    def add_recorded(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add the phases of another job's record, as if it had been done here."""
+        for name, part in recorded.items():
+            self.add(name, PhaseCost(**part))
 
 
 _CURRENT: contextvars.ContextVar["_Meter | None"] = contextvars.ContextVar("current_meter", default=None)
