@@ -19,6 +19,7 @@ from tdabench.report.figures import STYLE
 MAP = "cividis"  # even in lightness, and the same for colour-blind readers
 MISSING = {"facecolor": "#f0f0f0", "edgecolor": "#b8b8b8", "hatch": "////", "linewidth": 0}
 BEST = "#d55e00"
+CUT = 1000.0  # nats: far above any classifier that has not left its neighbourhood
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,8 @@ def plot_sweep_traces(table: pd.DataFrame, traces: pd.DataFrame, keys: Sequence[
         size = (max(layout.across * wide, 5.5), layout.down * high + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(
-            f"{shown['experiment'].iloc[0]}: mean training loss (nats) over the draws of each chain; dashed: the "
-            "checkpoint's.\nNumbers: change from it at the last draw. Diverged chains are cut at x.",
+            f"{shown['experiment'].iloc[0]}: mean training loss (upwards, nats) over the draws (across) of each chain; "
+            "dashed: the checkpoint's.\nNumbers: change from it at the last draw. Diverged chains are cut at x.",
             fontsize=8, x=0.01, ha="left",
         )  # fmt: skip
         parts = figure.subfigures(layout.down, layout.across, squeeze=False).flatten()
@@ -161,9 +162,11 @@ def _draw_small_multiples(
         same = (traces["point"] == cell["point"]) & (traces["train_size"] == cell["train_size"])
         _draw_traces(axes, cell, traces[same], limits)
         if up == 0:
-            axes.set_xlabel(f"draw\n{_words(layout.columns[0])} {_write(column)}")
-        if right == 0:
-            axes.set_ylabel(f"{_words(layout.rows[0])}\n{_write(row)}" if layout.rows[0] else "loss")
+            axes.set_xlabel(_write(column), fontsize=8.5)
+        if right == 0 and layout.rows[0]:
+            axes.set_ylabel(_write(row), fontsize=8.5)
+    part.supxlabel(_words(layout.columns[0]), fontsize=8.5)
+    part.supylabel(_words(layout.rows[0]), fontsize=8.5)
 
 
 def _draw_traces(axes: Axes, cell: pd.Series, traces: pd.DataFrame, limits: tuple[float, float]) -> None:
@@ -175,22 +178,27 @@ def _draw_traces(axes: Axes, cell: pd.Series, traces: pd.DataFrame, limits: tupl
     for place, (_, chain) in enumerate(traces.groupby(["repeat", "chain"], sort=False)):
         colour = ("#0072b2", "#56b4e9", "#332288", "#009e73")[place % 4]
         inside = chain["loss"] <= limits[1]
-        last = len(chain) if inside.all() else int((~inside).to_numpy().argmax())
-        axes.plot(chain["draw"][:last], chain["loss"][:last], color=colour)
-        if last < len(chain):
-            axes.plot(chain["draw"].iloc[last], limits[1], color=colour, marker="x", clip_on=False)
+        cut = len(chain) if inside.all() else int((~inside).to_numpy().argmax())
+        axes.plot(
+            chain["draw"][: cut + 1], chain["loss"][: cut + 1].fillna(limits[1]).clip(upper=limits[1]), color=colour
+        )
+        if cut < len(chain):
+            axes.plot(chain["draw"].iloc[cut], limits[1], color=colour, marker="x", clip_on=False)
         axes.axhline(chain["loss"].iloc[0], color="#404040", linestyle="--", linewidth=0.8)
     change = cell["loss_change"]
-    text = f"{change:+.3g}".replace("-", "\N{MINUS SIGN}") if pd.notna(change) else _reason(cell)
+    text = f"{change:+.3f}".replace("-", "\N{MINUS SIGN}") if pd.notna(change) else _reason(cell)
     axes.annotate(text, (0.96, 0.94), xycoords="axes fraction", ha="right", va="top", fontsize=7.5)
 
 
 def _loss_limits(shown: pd.DataFrame, traces: pd.DataFrame) -> tuple[float, float]:
-    """Give a range that holds every chain of the points that have an LDS, and the checkpoint."""
-    whole = traces[~traces["point"].isin(shown[shown["tuning_lds"].isna()]["point"])]
+    """Give a range that holds the checkpoint and every chain that stayed finite, of the points that have an LDS."""
+    highest = traces.groupby(["repeat", "train_size", "point", "chain"])["loss"].transform(
+        lambda x: x.max(skipna=False)
+    )
+    without = shown[shown["tuning_lds"].isna()]["point"]
+    whole = traces[(highest < CUT) & ~traces["point"].isin(without)]
     checkpoint = traces[traces["draw"] == 0]["loss"]
     values = pd.concat([whole["loss"], checkpoint]).dropna()
-    values = values[np.isfinite(values)]
     if values.empty:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
@@ -228,4 +236,6 @@ def _words(name: str) -> str:
 def _write(value: Any) -> str:
     if value is None or isinstance(value, bool | np.bool_):
         return {None: "null", True: "true", False: "false"}[value if value is None else bool(value)]
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}") if isinstance(value, int | float | np.number) else str(value)
+    if not isinstance(value, int | float | np.number):
+        return str(value)
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "\N{MINUS SIGN}")
