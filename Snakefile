@@ -18,7 +18,7 @@ def settings_of(stage):
 
     def settings(wildcards):
         experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-        return experiment.stage_settings(stage, getattr(wildcards, "method", None))
+        return experiment.stage_settings(stage, getattr(wildcards, "method", None), getattr(wildcards, "point", None))
 
     return settings
 
@@ -39,6 +39,7 @@ def every(pattern, methods=None, when=None):
             "checkpoint": range(experiment.checkpoints),
             "shard": range(experiment.bank.shards if experiment.bank else 0),
             "method": methods(experiment) if methods else list(experiment.methods),
+            "point": list(experiment.sweep.points) if experiment.sweep else [],
         }
         return expand(pattern, **values | {key: [value] for key, value in wildcards.items()})
 
@@ -67,6 +68,10 @@ def has_mislabelled(experiment):
     return experiment.data.mislabelled > 0
 
 
+def has_sweep(experiment):
+    return experiment.sweep is not None
+
+
 def tables_of(name):
     """Make an input function: the tables of what an experiment asks, and every score behind them.
 
@@ -79,6 +84,7 @@ def tables_of(name):
             "lds": experiment.bank,
             "removal": experiment.removal,
             "detection": experiment.data.mislabelled,
+            "sweep": experiment.sweep,
         }
         names = ["cost", *(table for table, question in asked.items() if question)]
         scores = expand(
@@ -118,6 +124,7 @@ wildcard_constraints:
     checkpoint="[0-9]+",
     shard="[0-9]+",
     chain="[0-9]+",
+    point="[A-Za-z0-9_.+=,-]+",
 
 
 for name in EXPERIMENTS:
@@ -411,6 +418,54 @@ rule detect:
         "tdabench detect {input.experiment} --output results/{wildcards.experiment} 2> {log}"
 
 
+rule sweep:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/sweep/{point}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/sweep-{point}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("sweep"),
+    shell:
+        "tdabench sweep {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --point {wildcards.point} --dataset {input.dataset} --split {input.split}"
+        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule choose:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        split=every("results/{experiment}/{repeat}/split.safetensors"),
+        points=every("results/{experiment}/{repeat}/{train_size}/sweep/{point}.safetensors"),
+        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+    output:
+        table="results/{experiment}/tables/sweep.csv",
+        lds_figure=report(
+            "results/{experiment}/figures/sweep_lds.png",
+            caption="tdabench/report/captions/sweep_lds.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "sweep: LDS"},
+        ),
+        traces_figure=report(
+            "results/{experiment}/figures/sweep_traces.png",
+            caption="tdabench/report/captions/sweep_traces.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "sweep: loss traces"},
+        ),
+    log:
+        "results/{experiment}/logs/choose.log",
+    params:
+        settings=settings_of("choose"),
+    shell:
+        "tdabench choose {input.experiment} --output results/{wildcards.experiment} 2> {log}"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -423,6 +478,7 @@ rule report:
         properties=every("results/{experiment}/properties/{method}.json"),
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
         detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
+        sweep=every("results/{experiment}/tables/sweep.csv", when=has_sweep),
     output:
         page=report(
             "results/{experiment}/report.html",

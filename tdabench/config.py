@@ -19,6 +19,7 @@ from tdabench.settings import (
     require_at_least,
 )
 from tdabench.slices import slice_settings
+from tdabench.sweeps import SweepSettings, check_sweep
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -34,6 +35,7 @@ class Experiment:
         repeats: Whole repetitions with other seeds (the paper's five).
         checkpoints: Models trained on the whole attribution set; the first is attributed, ensembles use all.
         variance: Further attributions, which tell how much of the LDS's spread is checkpoint and random numbers.
+        sweep: A grid of one method's settings, judged on the tuning queries.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Experiment:
     checkpoints: int = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     variance: VarianceSettings | None = None
+    sweep: SweepSettings | None = None
 
     def __post_init__(self) -> None:
         require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
@@ -68,6 +71,8 @@ class Experiment:
             self._check_removal(self.removal)
         if self.variance is not None:
             self._check_variance(self.variance)
+        if self.sweep is not None:
+            check_sweep(self.sweep, self)
 
     def _check_removal(self, removal: RemovalSettings) -> None:
         smallest, most = min(self.data.train_sizes), max(removal.counts)
@@ -117,7 +122,7 @@ class Experiment:
         chains = self.methods[method].settings.get("chains")
         return chains if type(chains) is int and chains > 0 else 0
 
-    def stage_settings(self, stage: str, method: str | None = None) -> str:
+    def stage_settings(self, stage: str, method: str | None = None, point: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
 
         Files of plug-ins count too: their hash is included, so that an edited method is run again.
@@ -125,7 +130,7 @@ class Experiment:
         Raises:
             ValueError: If there is no such stage.
         """
-        slices = slice_settings(self, method)
+        slices = slice_settings(self, method, point)
         if stage not in slices:
             raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
         return json.dumps(slices[stage], sort_keys=True)
@@ -174,9 +179,11 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "removal": RemovalSettings,
         "evaluation": EvaluationSettings,
         "variance": VarianceSettings,
+        "sweep": SweepSettings,
     }
-    if content.get("variance", ...) is None:
-        del content["variance"]
+    for key in ("variance", "sweep"):
+        if content.get(key, ...) is None:
+            del content[key]
     for key, section in sections.items():
         if key in content and not (content[key] is None and key in ("bank", "removal")):
             content[key] = build(section, content[key], where=key)

@@ -39,8 +39,11 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     vary = _add_stage(
         stages, "vary", "score once more: other checkpoints, other random numbers", repeat=True, model=True
     )
+    sweep = _add_stage(stages, "sweep", "score the tuning queries at one point of the sweep", repeat=True, model=True)
+    sweep.add_argument("--point", required=True, help="its name: setting=value,... in alphabetical order")
     for stage in (attribute, sample, vary):
         stage.add_argument("--method", required=True, help="its key in the experiment file")
+    for stage in (attribute, sample, vary, sweep):
         stage.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
     attribute.add_argument("--chains", type=Path, nargs="*", default=[], help="files of `sample`, in order")
     sample.add_argument("--chain", type=int, required=True, help="which one, from 0")
@@ -70,6 +73,7 @@ def _add_judging_stages(stages: argparse._SubParsersAction) -> None:
     properties.add_argument("--method", required=True, help="its key in the experiment file")
     _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
     _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
+    _add_stage(stages, "choose", "judge the points of the sweep on the tuning queries; --output is its folder")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
 

@@ -5,13 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from tdabench.components import Component, describe
 from tdabench.settings import VarianceSettings
+from tdabench.sweeps import component_at
 
 if TYPE_CHECKING:
     from tdabench.config import Experiment
 
 
-def slice_settings(experiment: "Experiment", method: str | None) -> dict[str, Any]:
-    """Give each stage's slice of the settings; with a method, also those of the stages that run one."""
+def slice_settings(experiment: "Experiment", method: str | None, point: str | None = None) -> dict[str, Any]:
+    """Give each stage's slice of the settings; with a method, also those of the stages that run one.
+
+    Args:
+        point: Of the sweep; without one, the slice of that stage is empty.
+    """
     training = {
         "seed": experiment.seed,
         "model": describe(experiment.model),
@@ -24,6 +29,7 @@ def slice_settings(experiment: "Experiment", method: str | None) -> dict[str, An
         "retrain": {**training, "bank": dataclasses.asdict(experiment.bank) if experiment.bank else None},
         **_removal_slices(experiment, training),
         **_judgement_slices(experiment),
+        **_sweep_slices(experiment, point),
     }
     return slices if method is None else {**slices, **_method_slices(experiment, method)}
 
@@ -61,6 +67,17 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
         "detect": {**judged, **cells, "methods": methods},
         "report": {**cells, "methods": methods},
     }
+
+
+def _sweep_slices(experiment: "Experiment", point: str | None) -> dict[str, Any]:
+    evaluation = {key: getattr(experiment.evaluation, key) for key in ("resamples", "confidence")}
+    sweep = experiment.sweep and dataclasses.asdict(experiment.sweep)
+    judged = {"seed": experiment.seed, "evaluation": evaluation, "repeats": experiment.repeats, "sweep": sweep}
+    slices = {"sweep": {}, "choose": {**judged, "sizes": list(experiment.data.train_sizes)}}
+    if point is not None:
+        method = describe(component_at(experiment, point))
+        slices["sweep"] = {"seed": experiment.seed, "reference": experiment.data.reference, "method": method}
+    return slices
 
 
 def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class Unsupported(Exception):
     """Raised by a method that can't run on a problem; the message says why, for the table."""
 
 
+class Diverged(ValueError):
+    """Raised by a method none of whose draws can be used; a sweep shows it as a point's result."""
+
+
 def num_examples(examples: Examples) -> int:
     """Give the length of the first axis.
 

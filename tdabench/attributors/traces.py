@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Problem
+from tdabench.attributors.base import Diverged, Problem
 from tdabench.attributors.chains import DIVERGED
 from tdabench.attributors.run import AttributionWarning
 from tdabench.records import save_tensors
@@ -26,7 +26,7 @@ def estimate_scores(
         markov: Whether a draw depends on the one before it; the record keeps it, for `tdabench diagnose`.
 
     Raises:
-        ValueError: If every chain diverged.
+        Diverged: If every chain diverged (a ValueError).
     """
     traces = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
     checkpoint = {name: traces[name][0] for name in traces if name.endswith("_checkpoint")}  # all chains have the same
@@ -35,7 +35,7 @@ def estimate_scores(
     train, query = traces["train"], traces["query"]
     converged = (torch.cat([train, query], dim=2).abs() < DIVERGED).all(dim=(1, 2))  # NaN is not
     if not converged.any():
-        raise ValueError(f"Every BIF chain diverged: {remedy}.")
+        raise Diverged(f"Every BIF chain diverged: {remedy}.")
     if not converged.all():
         lost = (~converged).nonzero().flatten().tolist()
         message = f"BIF chains {lost} of {len(chains)} diverged and are left out: {remedy}."

@@ -25,6 +25,8 @@ HEADERS = {
     "rhat_median": "R-hat, median",
     "rhat_high": "R-hat, 99%",
     "loss_standard_deviation": "Loss SD (nats)",
+    "tuning_lds": "Tuning LDS",
+    "loss_change": "Loss change (nats)",
 }
 # Columns that are one in the page's tables: prefix of ``low`` and ``high``, and the header of both.
 INTERVALS = {
@@ -44,6 +46,7 @@ SCORES = {
     "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "oracle", "difference",
     "effect", "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
     "rhat_median", "rhat_high", "loss_standard_deviation",
+    "tuning_lds", "loss_change",
     *(f"{prefix}{end}" for prefix in INTERVALS if prefix != "share_" for end in ("low", "high")),
 }  # fmt: skip
 # Columns whose name in words is their header.
@@ -52,7 +55,7 @@ PLAIN = {
     "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation",
     "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
     "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
-    "drift", "warning",
+    "drift", "warning", "point", "tuning_queries", "choice",
 }  # fmt: skip
 
 

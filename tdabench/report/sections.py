@@ -20,6 +20,9 @@ RANKING_TABLES = ("lds", "ranking")
 RANKING_FIGURES = ("lds", "lds_by_repeat")
 ALONGSIDE = {"removal": ("removal_differences", "Paired differences")}
 FIRST = ("pairs", "removal", "detection")
+# Figures of a section with several, or of another name; and columns that repeat others.
+SEVERAL = {"sweep": ("sweep_lds", "sweep_traces")}
+LEFT_OUT = {"sweep": ["point"]}
 # Tables that are easier to read with a column for each of what a method was asked, by size.
 CROSSED: Mapping[str, Callable[[pd.DataFrame, Styles, str], Table]] = {
     "removal": removal_table,
@@ -69,6 +72,7 @@ class Section:
 def make_sections(tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> list[Section]:
     """Make a section of everything there is: known tables in their order, then what is not known."""
     placed = {"cost", *RANKING_TABLES, *RANKING_FIGURES, *TEXTS, *(name for name, _ in ALONGSIDE.values())}
+    placed |= {figure for several in SEVERAL.values() for figure in several}
     order = [*FIRST, "cost", *(name for name in TEXTS if name not in FIRST)]
     order += sorted((tables.keys() | figures.keys()) - placed)
     sections = [_ranking(tables, figures, styles, confidence)] if "lds" in tables else []
@@ -126,7 +130,9 @@ def _section(name: str, tables: Tables, figures: Mapping[str, bytes], styles: St
     """Make a section of a table and its figure; where there is a figure, long tables are folded away."""
     table = tables.get(name)
     heading, how_to_read = describe(name, table, confidence)
-    pictures = (make_picture(figures[name], name, heading),) if name in figures else ()
+    pictures = tuple(
+        make_picture(figures[figure], figure, heading) for figure in SEVERAL.get(name, (name,)) if figure in figures
+    )
     parts = [] if table is None else list(_parts(name, table, styles, heading, has_figure=bool(pictures)))
     other, title = ALONGSIDE.get(name, ("", ""))
     if other in tables:
@@ -153,7 +159,8 @@ def _parts(name: str, table: pd.DataFrame, styles: Styles, heading: str, *, has_
             yield Part(title=f"n = {size:,}", table=crossed, is_open=place == 0 and name != "null")
     else:
         is_short = len(over_repeats(table)) <= SHORT
-        yield from _plain_parts(table, styles, heading, is_open=is_short or not has_figure)
+        shown = table.drop(columns=LEFT_OUT.get(name, []), errors="ignore")
+        yield from _plain_parts(shown, styles, heading, is_open=is_short or not has_figure)
 
 
 def _plain_parts(

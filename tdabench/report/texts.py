@@ -25,6 +25,14 @@ TEXTS = {
         "for itself, or minus its mean helpfulness for the queries. The number is the area under the ROC curve: 1 "
         "finds every wrong label first, 0.5 is chance. Intervals: {interval}.",
     ),
+    "sweep": (
+        "Sweep of settings",
+        "One method at every point of a grid of its settings, with the same random numbers, judged by its LDS on the "
+        "tuning queries alone: no scored query was handed to it or looked at. Points that are not told apart from the "
+        "best one may be it (paired, corrected for all pairs). The change is that of the mean training loss from the "
+        "checkpoint to the last draw: small means that the chain hardly moved, large that it left the neighbourhood. "
+        "Intervals: {interval}.",
+    ),
     "agreement": (
         "Agreement between methods",
         "For each query, the rank correlation of two methods' scores over all examples, and the share that their most "
@@ -74,6 +82,10 @@ FIGURES = {
     "agreement": "Two matrices of all pairs of methods at the largest size: rank correlation of their scores, and the "
     "share of their most helpful examples that both have",
     "removal": "Effect of the removal against the number of removed examples, by method, with intervals",
+    "sweep_lds": "Mean LDS on the tuning queries at every point of the grid; the best is framed, a dot marks what is "
+    "not told apart from it, hatched points have none",
+    "sweep_traces": "Mean training loss over the draws of every chain at every point of the grid, dashed the "
+    "checkpoint's; diverged chains are cut",
     "detection": "Area under the ROC curve by method and detector, with intervals; the dotted line is chance",
 }
 

@@ -6,6 +6,7 @@ from tdabench.stages.attribution import attribute as attribute
 from tdabench.stages.attribution import sample as sample
 from tdabench.stages.attribution import vary as vary
 from tdabench.stages.banks import bank as bank
+from tdabench.stages.choice import choose as choose
 from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods
 from tdabench.stages.comparison import compare as compare
@@ -17,6 +18,7 @@ from tdabench.stages.planning import power as power
 from tdabench.stages.removal import contrast as contrast
 from tdabench.stages.removal import keep as keep
 from tdabench.stages.removal import remove as remove
+from tdabench.stages.sweep import sweep as sweep
 from tdabench.stages.truth import dataset as dataset
 from tdabench.stages.truth import retrain as retrain
 from tdabench.stages.truth import split as split

@@ -1,9 +1,11 @@
 """The stages that run a method."""
 
 import argparse
+import contextlib
 import itertools
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +170,16 @@ def _make_problem(
         reference=bench.reference,
         workspace=_empty_folder(arguments.output.parent.parent / "workspace" / folder),
     )
+
+
+@contextlib.contextmanager
+def lend_problem(bench: Bench, arguments: argparse.Namespace, query: Examples, *, folder: str) -> Iterator["Problem"]:
+    """Make a problem whose workspace is gone afterwards, whatever happened."""
+    problem = _make_problem(bench, arguments, query, folder=folder)
+    try:
+        yield problem
+    finally:
+        shutil.rmtree(problem.workspace)
 
 
 def _query_of(bench: Bench) -> Examples:

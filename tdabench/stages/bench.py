@@ -46,6 +46,11 @@ class Bench:
         return self.images.examples("test", torch.cat([self.split["query"], self.split["tuning"]]), self.device)
 
     @functools.cached_property
+    def tuning(self) -> Examples:
+        """The tuning queries, without the scored ones: all that a choice of settings may see."""
+        return self.images.examples("test", self.split["tuning"], self.device)
+
+    @functools.cached_property
     def reference(self) -> Examples:
         """The data that defines the loss landscape."""
         if self.experiment.data.reference == "train":

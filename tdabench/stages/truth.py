@@ -11,6 +11,7 @@ from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_images
+from tdabench.stages.sweep import check_points
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ def dataset(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.experiment)
     for name, method in experiment.methods.items():
         instantiate(method, f"methods.{name}")
+    check_points(experiment)
     instantiate(experiment.model, "model")
     source = instantiate(Component(path=experiment.data.source), "data.source")
     with measure_cost() as cost:
