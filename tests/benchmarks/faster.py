@@ -1,0 +1,150 @@
+"""The faster setting that we recommend, against BIF as an experiment has it: CPU time and LDS, on a run with a bank.
+
+``python tests/benchmarks/faster.py experiments/lds_digits.yaml results/lds_digits/0/500`` runs both sides in turn on
+the checkpoint of that folder; with ``--kept NAME`` the scores and CPU seconds of ``bif`` and of that method are those
+that the folder holds. ``--all`` also runs settings that are no better, for the record.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from _ratio import compare, verdict
+from torch import Tensor
+
+from tdabench.attributors.base import Attributor, Problem
+from tdabench.attributors.bif import BIF
+from tdabench.attributors.laplace_bif import LaplaceBIF
+from tdabench.components import instantiate
+from tdabench.config import load_experiment
+from tdabench.evaluation.compare import compare_scores
+from tdabench.records import load_record, load_tensors
+from tdabench.seeds import make_generator
+from tdabench.stages.bench import Bench
+from tdabench.training.losses import image_loss
+
+RECOMMENDED = LaplaceBIF(draws=50)
+FASTER, LOSS_OF_LDS = 2.0, 0.02
+
+
+def other_settings(default: BIF) -> dict[str, BIF]:
+    """Give ways to make SGLD itself cheaper."""
+    return {
+        "half the draws at twice the spacing": dataclasses.replace(
+            default, draws=default.draws // 2, steps_between_draws=2 * default.steps_between_draws
+        ),
+        "minibatches of 32": dataclasses.replace(default, batch_size=32),
+        "half the draws, minibatches of 32": dataclasses.replace(default, draws=default.draws // 2, batch_size=32),
+    }
+
+
+def load_bench(experiment: Path, folder: Path) -> Bench:
+    """Load the data and split of a folder of results."""
+    top = folder.parents[1]
+    return Bench(
+        argparse.Namespace(
+            experiment=experiment,
+            threads=1,
+            device="cpu",
+            dataset=top / "dataset.safetensors",
+            split=folder.parent / "split.safetensors",
+            train_size=int(folder.name),
+        )
+    )
+
+
+def attribute(bench: Bench, folder: Path, method: Attributor) -> Tensor:
+    """Score with a method on the folder's first checkpoint."""
+    with tempfile.TemporaryDirectory() as workspace:
+        problem = Problem(
+            models=(bench.load_model(folder / "checkpoints" / "0.safetensors"),),
+            loss=image_loss,
+            train=bench.train,
+            query=bench.query,
+            reference=bench.reference,
+            workspace=Path(workspace),
+        )
+        return method.attribute(problem, generator=make_generator(bench.experiment.seed, "faster"))
+
+
+def difference_of_lds(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> dict[str, Any]:
+    """Compare two sets of scores on the folder's bank, paired."""
+    shards = [load_tensors(path) for path in sorted((folder / "bank").glob("*.safetensors"))]
+    masks, losses = (torch.cat([shard[key] for shard in shards]) for key in ("masks", "loss"))
+    return compare_scores(
+        {"fast": fast.float(), "default": default.float()},
+        masks,
+        losses,
+        bench.experiment.evaluation,
+        num_scored=len(bench.split["query"]),
+        seed=bench.experiment.seed,
+        place=(int(folder.parent.name), int(folder.name)),
+    )
+
+
+def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
+    """Print both LDS and their difference; give its lower end."""
+    result = difference_of_lds(bench, folder, default, fast)
+    methods, pair = result["methods"], result["pairs"][0]
+    sys.stdout.write(
+        f"  LDS: fast {methods['fast']['lds']:.3f}, default {methods['default']['lds']:.3f}; difference "
+        f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]\n"
+    )
+    return pair["low"]
+
+
+def run_in_turn(bench: Bench, folder: Path, default: Attributor, fast: Attributor) -> tuple[float, Tensor, Tensor]:
+    """Give how many times faster the second is, and the scores of both."""
+    scores: dict[str, Tensor] = {}
+
+    def run(name: str, method: Attributor) -> None:
+        scores[name] = attribute(bench, folder, method)
+
+    ratio = compare(
+        lambda: run("fast", fast), lambda: run("default", default),
+        repeats=2, warm_up=False, clock=time.process_time,
+    )  # fmt: skip
+    return 1 / ratio, scores["default"], scores["fast"]
+
+
+def read_kept(folder: Path, name: str) -> tuple[float, Tensor, Tensor]:
+    """Give how many times faster a method of the folder was than its ``bif``, and the scores of both."""
+    seconds, scores = [], []
+    for path in (folder / "scores" / f"{method}.safetensors" for method in ("bif", name)):
+        seconds.append(sum(part["cpu_seconds"] for part in load_record(path)["cost"].values()))
+        scores.append(load_tensors(path)["scores"])
+    sys.stdout.write(f"  CPU seconds: bif {seconds[0]:.0f}, {name} {seconds[1]:.0f}\n")
+    return seconds[0] / seconds[1], *scores
+
+
+def main() -> None:
+    """Compare the recommended setting with the experiment's, and say whether it is as good."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("folder", type=Path, help="results/NAME/REPEAT/TRAIN_SIZE, with its bank and checkpoint")
+    parser.add_argument("--kept", metavar="NAME", help="take scores and CPU seconds of bif and NAME from the folder")
+    parser.add_argument("--all", action="store_true", help="also run settings that aren't recommended")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    bench = load_bench(arguments.experiment, folder)
+    default = instantiate(load_experiment(arguments.experiment).methods["bif"], "methods.bif")
+    for name, fast in other_settings(default).items() if arguments.all else ():
+        faster, slow_scores, fast_scores = run_in_turn(bench, folder, default, fast)
+        sys.stdout.write(f"{name}: {faster:.2f} times faster\n")
+        report(bench, folder, slow_scores, fast_scores)
+    if arguments.kept:
+        faster, slow_scores, fast_scores = read_kept(folder, arguments.kept)
+    else:
+        faster, slow_scores, fast_scores = run_in_turn(bench, folder, default, RECOMMENDED)
+    low = report(bench, folder, slow_scores, fast_scores)
+    verdict("lower end of the difference of LDS, fast - default", low, at_least=-LOSS_OF_LDS)
+    verdict(f"times faster, {arguments.kept or RECOMMENDED}", faster, at_least=FASTER)
+
+
+if __name__ == "__main__":
+    main()
