@@ -25,6 +25,10 @@ HEADERS = {
     "rhat_median": "R-hat, median",
     "rhat_high": "R-hat, 99%",
     "loss_standard_deviation": "Loss SD (nats)",
+    "distance": "Distance, last draw",
+    "distance_growth": "Its exponent",
+    "learning_coefficient_error": "Its error",
+    "score_error_share": "Error of a score",
 }
 # Columns that are one in the page's tables: prefix of ``low`` and ``high``, and the header of both.
 INTERVALS = {
@@ -52,7 +56,7 @@ PLAIN = {
     "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation",
     "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
     "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
-    "drift", "warning",
+    "drift", "warning", "learning_coefficient", "singular_fluctuation",
 }  # fmt: skip
 
 

@@ -40,7 +40,10 @@ TEXTS = {
         "Diagnostics",
         "Signs that the draws of a method that samples are sound, over the training losses: read them before its LDS. "
         "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have "
-        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
+        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few. The "
+        "distance from the checkpoint grows with an exponent of 0 once a chain has settled, of 1/2 where noise alone "
+        "moves it. The learning coefficient is negative where the checkpoint is no minimum; the error of a score is "
+        "the median Monte Carlo error of covariances, relative to their median size.",
     ),
     "reliability": (
         "Reliability of the ground truth",
@@ -74,6 +77,7 @@ FIGURES = {
     "agreement": "Two matrices of all pairs of methods at the largest size: rank correlation of their scores, and the "
     "share of their most helpful examples that both have",
     "removal": "Effect of the removal against the number of removed examples, by method, with intervals",
+    "diagnostics": "Training loss along each chain of the methods that sample, beside the checkpoint's",
     "detection": "Area under the ROC curve by method and detector, with intervals; the dotted line is chance",
 }
 
