@@ -325,13 +325,14 @@ rule diagnose:
         experiment=ancient("experiments/{experiment}.yaml"),
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
     output:
-        "results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json",
+        summary="results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json",
+        by_example="results/{experiment}/{repeat}/{train_size}/diagnose/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/diagnose-{method}.log",
     params:
         settings=settings_of("diagnose"),
     shell:
-        "tdabench diagnose {input.experiment} --scores {input.scores} --output {output} > {log} 2>&1"
+        "tdabench diagnose {input.experiment} --scores {input.scores} --output {output.summary} > {log} 2>&1"
 
 
 rule properties:

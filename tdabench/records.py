@@ -2,22 +2,18 @@
 
 import dataclasses
 import datetime
-import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-PACKAGES = ("torch", "torchvision", "kronfluence", "traker", "numpy", "scipy", "safetensors")
+from tdabench.machine import find_commit, find_processor, find_versions, name_device
 
 
 def make_record(
@@ -36,14 +32,14 @@ def make_record(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **details,
         "inputs": {str(path): hash_file(path) for path in inputs},
-        "versions": _versions(),
-        **_commit(),
+        "versions": find_versions(),
+        **find_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": find_processor(),
     }
     if cost is not None:
-        record["device"] = _device_name(cost.device)
+        record["device"] = name_device(cost.device)
         record["cost"] = {name: dataclasses.asdict(part) for name, part in cost.phases.items()}
     return record
 
@@ -99,6 +95,31 @@ def load_record(path: Path | str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{path} has no record: it was not written by tdabench.")
     return record
+
+
+def create_mapped_tensor(path: Path | str, shape: tuple[int, ...]) -> Any:
+    """Make a float32 tensor whose values lie on disk, not in memory: in a file without a name, which goes with it.
+
+    Args:
+        path: The file's name for the moment between its making and its mapping.
+
+    Raises:
+        OSError: If the disk has no room for it.
+    """
+    import torch
+
+    path, count = Path(path), math.prod(shape)
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(4 * count, 1))  # else a full disk kills the process in mid-write
+        return torch.from_file(str(path), shared=True, size=count, dtype=torch.float32).view(shape)
+    except OSError as error:
+        raise OSError(
+            f"Can't make room for {4 * count:,} bytes in {path.parent}: {error}. Free some disk space, or leave out "
+            "memory_gib."
+        ) from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -201,46 +222,3 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value))
     return str(value)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"tdabench": importlib.metadata.version("tdabench")}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
-
-
-@functools.cache
-def _commit() -> dict[str, Any]:
-    """Give the commit of the package's own repository, and whether its code differed (results don't count)."""
-    folder = Path(__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
-            return {"commit": None, "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".", ":!results"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0]}, {len(names)} cores"
-    except (OSError, IndexError):
-        return platform.processor() or sys.platform
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)"

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdabench.attributors.base import Attributor, Examples, Problem, take
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.base import Attributor, ChainAttributor, Examples, Problem, take
+from tdabench.attributors.run import run_attributor, run_chain, score_chains
 from tdabench.seeds import make_generator
 
 
@@ -20,7 +20,8 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, seed: 
     """Check a method against the public contract, on a small image problem.
 
     Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
-    same generator, and nothing touched: the models, the examples and the global random states.
+    same generator, and nothing touched: the models, the examples and the global random states. If it samples chains
+    apart (``tdabench.attributors.base.ChainAttributor``), also that they give the same scores in any order.
 
     Args:
         informative: Whether self-influence should be positive; not so for baselines that ignore the data.
@@ -42,6 +43,8 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, seed: 
                 f"{name} gives other scores on a second run (largest difference {(first - second).abs().max():.3g}): "
                 "draw every random number from the generator that attribute() is given."
             )
+        if isinstance(attributor, ChainAttributor):
+            _check_chains(attributor, problem, first, seed)
         if informative:
             _check_self_influence(name, _run(attributor, make_self_problem(problem), seed))
 
@@ -63,6 +66,22 @@ def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "
             if not torch.equal(values, untouched[role][key]):
                 raise ValueError(f"{name} changed problem.{role}[{key!r}]: work on a copy.")
     return scores
+
+
+def _check_chains(
+    attributor: ChainAttributor, problem: Problem, scores: Float[Tensor, "query train"], seed: int
+) -> None:
+    """Check that chains which are sampled last to first, as jobs of their own, give the scores of ``attribute``."""
+    name, chains = type(attributor).__name__, {}
+    for chain in reversed(range(attributor.chains)):
+        chains[chain], _ = run_chain(attributor, problem, chain, generator=make_generator(seed, "check"))
+    apart = score_chains(attributor, problem, [chains[chain] for chain in range(attributor.chains)]).scores
+    if not torch.equal(apart, scores):
+        raise ValueError(
+            f"{name} gives other scores if its chains are sampled apart (largest difference "
+            f"{(apart - scores).abs().max():.3g}): derive each chain's stream from the generator by "
+            "tdabench.attributors.chains.chain_generator, and let attribute() be score_chains() of all chains."
+        )
 
 
 def _random_states() -> dict[str, object]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,8 +13,8 @@ from tdabench import cli
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_table, make_record, save_json, save_tensors
-from tdabench.report.diagnostics import write_diagnostics
+from tdabench.records import load_json, load_record, load_table, load_tensors, make_record, save_json, save_tensors
+from tdabench.report.diagnostics import add_warning, drop_warning, write_diagnostics
 from tdabench.report.summary import list_warnings
 from tdabench.seeds import make_generator
 from tdabench.testing import make_image_problem
@@ -151,6 +152,80 @@ def test_scores_that_are_not_there_are_a_clear_error(tmp_path, capsys):
     assert "There is no result file" in capsys.readouterr().err
 
 
+def _all_traces() -> dict[str, torch.Tensor]:
+    """Make traces as they are kept now: from a checkpoint whose losses are 0.5 below the draws'."""
+    steps = torch.arange(10, 2010, 10).repeat(2, 1)
+    return {
+        **_both(),
+        "train_checkpoint": torch.full((12,), -0.5),
+        "query_checkpoint": torch.full((5,), -0.5),
+        "distance": 3.0 + 0.001 * _losses(examples=1)[..., 0],
+        "step_loss": _losses(draws=2000, examples=1)[..., 0],
+        "draw_step": steps,
+    }
+
+
+def test_traces_from_a_checkpoint_tell_distance_coefficients_and_the_error_of_scores(mine):
+    _save_traces(mine, _all_traces())
+
+    result = _result(mine)
+
+    assert result["distance"]["median"] == pytest.approx(3, abs=0.001)
+    assert abs(result["distance"]["growth"]) < 0.01
+    # n beta is 100; the mean of 2 x 200 x 12 standard normal losses is known to 0.014.
+    coefficient = result["learning_coefficient"]
+    assert coefficient["mean"] == pytest.approx(50, abs=4 * 1.4)
+    assert coefficient["error"] == pytest.approx(1.4, rel=0.3)
+    assert result["short_warning"] == result["warning"] == ""
+
+
+def test_single_examples_coefficients_and_the_series_of_the_figure_are_kept_beside(mine):
+    traces = _all_traces()
+    _save_traces(mine, traces)
+
+    _result(mine)
+
+    found = load_tensors(mine / "diagnose/mine.safetensors")
+    assert {name: tuple(values.shape) for name, values in found.items()} == {
+        "mean_loss": (2, 200), "draw_step": (2, 200), "step_loss": (2, 2000), "distance": (2, 200),
+        "checkpoint_loss": (), "train_learning_coefficient": (12,), "query_learning_coefficient": (5,),
+        "train_singular_fluctuation": (12,), "query_singular_fluctuation": (5,),
+    }  # fmt: skip
+    expected = 100 * (traces["query"].double().mean(dim=(0, 1)) + 0.5)
+    torch.testing.assert_close(found["query_learning_coefficient"], expected)
+    torch.testing.assert_close(found["mean_loss"], traces["train"].mean(dim=2))
+
+
+def test_a_chain_that_diverged_is_left_out_of_the_coefficients_and_stays_in_the_series(mine):
+    traces = _all_traces()
+    traces["train"][1, 50:] = torch.nan
+    _save_traces(mine, traces)
+
+    _result(mine)
+
+    found = load_tensors(mine / "diagnose/mine.safetensors")
+    torch.testing.assert_close(
+        found["train_learning_coefficient"], 100 * (traces["train"][0].double().mean(dim=0) + 0.5)
+    )
+    assert found["mean_loss"][1, 50:].isnan().all()
+
+
+def test_traces_of_an_older_version_have_the_fluctuation_and_no_learning_coefficient(mine):
+    _save_traces(mine, _both())
+
+    result = _result(mine)
+
+    found = load_tensors(mine / "diagnose/mine.safetensors")
+    assert set(found) == {"mean_loss", "train_singular_fluctuation", "query_singular_fluctuation"}
+    assert (result["learning_coefficient"], result["distance"]) == (None, None)
+
+
+def test_a_method_without_traces_has_an_empty_file_of_tensors(mine):
+    _result(mine)
+
+    assert load_tensors(mine / "diagnose/mine.safetensors") == {}
+
+
 # What the built-in methods keep
 
 
@@ -213,7 +288,8 @@ def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny)
     (row,) = _rows(folder)
     assert list(row) == [
         "experiment", "repeat", "train_size", "method", "chains", "draws", "diverged_chains", "effective_draws",
-        "rhat_median", "rhat_high", "drift", "loss_standard_deviation", "warning",
+        "rhat_median", "rhat_high", "drift", "loss_standard_deviation", "warning", "distance", "distance_growth",
+        "learning_coefficient", "learning_coefficient_error", "singular_fluctuation", "score_error_share",
     ]  # fmt: skip
     assert [row[name] for name in ("experiment", "repeat", "train_size", "method")] == ["tiny", "0", "120", "bif"]
     assert [row[name] for name in ("chains", "draws", "diverged_chains", "warning")] == ["2", "200", "0", ""]
@@ -221,6 +297,75 @@ def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny)
     assert float(row["effective_draws"]) == pytest.approx(400, rel=0.2)
     assert float(row["loss_standard_deviation"]) == pytest.approx(1, rel=0.1)
     assert 0 <= float(row["drift"]) < 4
+
+
+def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(tiny):
+    experiment, folder = tiny
+    cell = folder / "0" / "120"
+    for name in ("random", "bif"):
+        _save_scores(cell, name, status="ok", attributor=SETTINGS)
+    _save_traces(cell, _all_traces(), name="bif")
+    for name in ("random", "bif"):
+        _result(cell, name)
+
+    write_diagnostics(experiment, folder)
+
+    (row,) = _rows(folder)
+    assert float(row["distance"]) == pytest.approx(3, abs=0.01)
+    assert float(row["distance_growth"]) == pytest.approx(0, abs=0.01)
+    assert float(row["learning_coefficient"]) == pytest.approx(50, abs=4 * 1.4)
+    assert float(row["learning_coefficient_error"]) == pytest.approx(1.4, rel=0.3)
+    assert float(row["singular_fluctuation"]) == pytest.approx(50, rel=0.1)
+    # Losses that have nothing in common: the error is larger than the size.
+    assert float(row["score_error_share"]) > 1
+
+
+def test_the_figure_is_drawn_of_traces_of_any_version(tiny):
+    experiment, folder = tiny
+    _save_cell(folder, _losses())
+
+    write_diagnostics(experiment, folder)
+
+    assert (folder / "figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "figures/diagnostics.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_a_warning_is_added_to_a_status_in_words_that_are_the_same_in_every_repeat(tiny):
+    _, folder = tiny
+    _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
+
+    status = add_warning("ok", folder / "0/120/diagnose/bif.json")
+
+    assert status == "ok; warning: chains not settled, few effective draws (see diagnostics)"
+    assert drop_warning(status) == "ok"
+    assert add_warning("ok", folder / "0/120/diagnose/random.json") == "ok"
+    assert add_warning("ok", folder / "0/120/diagnose/absent.json") == "ok"
+
+
+def test_a_divergence_that_the_method_names_is_not_named_twice(tiny):
+    _, folder = tiny
+    losses = _losses()
+    losses[1, -1] = torch.nan
+    _save_cell(folder, losses)
+    diagnosis = folder / "0/120/diagnose/bif.json"
+
+    assert add_warning("ok", diagnosis) == "ok; warning: a chain diverged (see diagnostics)"
+    assert (
+        add_warning("ok; warning: a chain diverged: do this.", diagnosis) == "ok; warning: a chain diverged: do this."
+    )
+
+
+def test_a_page_lists_what_the_diagnostics_say_once(tiny):
+    experiment, folder = tiny
+    _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
+    write_diagnostics(experiment, folder)
+    place = {"experiment": "tiny", "repeat": "0", "train_size": 120, "method": "bif", "nan_queries": 0}
+    lds = pd.DataFrame([{**place, "status": add_warning("ok", folder / "0/120/diagnose/bif.json")}])
+
+    lines = list_warnings({"lds": lds, "diagnostics": load_table(folder / "tables/diagnostics.csv")}, {})
+
+    assert len(lines) == 1
+    assert "R-hat is above" in lines[0]
 
 
 def test_without_any_traces_there_is_no_table(tiny):

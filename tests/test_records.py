@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
-from tdabench import records
+from tdabench import machine, records
 from tdabench.cost import measure_cost, phase
 from tdabench.records import (
     hash_file,
@@ -168,16 +168,16 @@ def test_a_record_names_the_commit_of_the_packages_repository():
 def test_a_package_outside_its_own_repository_claims_no_commit(tmp_path, monkeypatch):
     # Installed into a virtual environment inside somebody's repository: that commit is not ours.
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "venv" / "tdabench" / "records.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "venv" / "tdabench" / "machine.py"))
     (tmp_path / "venv" / "tdabench").mkdir(parents=True)
 
-    commit = records._commit.__wrapped__()
+    commit = machine.find_commit.__wrapped__()
 
     assert commit == {"commit": None, "dirty": None}
 
 
 def test_a_package_that_is_absent_is_said_to_be(monkeypatch):
-    monkeypatch.setattr(records, "PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(machine, "PACKAGES", ("no-such-package",))
 
     assert make_record({})["versions"]["no-such-package"] == "absent"
 

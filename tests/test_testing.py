@@ -1,7 +1,7 @@
 import dataclasses
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torch import Tensor
 from tdabench.attributors.base import Problem, num_examples
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
+from tdabench.attributors.chains import chain_generator
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import isolated_random_state, make_generator
@@ -163,6 +164,33 @@ def test_scores_drawn_from_the_given_generator_are_repeatable():
         return scores + 1e-3 * torch.randn(scores.shape, generator=generator)
 
     check_attributor(Plugin(behave))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chains:
+    """A method with chains whose stream is what a test says."""
+
+    stream: Callable[[Problem, int, torch.Generator], torch.Generator]
+    chains: int = 2
+
+    def attribute(self, problem: Problem, *, generator: torch.Generator) -> Tensor:
+        chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
+        return self.score_chains(chains, problem)
+
+    def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"noise": torch.rand((), generator=self.stream(problem, chain, generator))}
+
+    def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Tensor:
+        return _similarity(problem) + sum(chain["noise"] * place for place, chain in enumerate(chains))
+
+
+def test_chains_with_streams_of_their_own_pass():
+    check_attributor(Chains(chain_generator))
+
+
+def test_chains_that_share_a_stream_are_an_error():
+    with pytest.raises(ValueError, match=r"Chains gives other scores if its chains are sampled apart \(largest"):
+        check_attributor(Chains(lambda _problem, _chain, generator: generator))
 
 
 def test_image_problem_is_the_same_for_the_same_seed(tmp_path):

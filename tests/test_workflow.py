@@ -21,7 +21,11 @@ import pytest
 import torch
 
 from tdabench import cli
+from tdabench.attributors.estimators import loss_covariance
+from tdabench.config import load_experiment
 from tdabench.records import load_json, load_record, load_tensors, save_tensors
+from tdabench.report.lds import _lds_row
+from tdabench.seeds import make_generator
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
 REPOSITORY = Path(__file__).parents[1]
@@ -83,6 +87,58 @@ class Mine:
         query, train = (part["image"].flatten(1) for part in (problem.query, problem.train))
         same = problem.query["label"][:, None] == problem.train["label"]
         return self.scale * (query @ train.T) * same
+"""
+# A method with chains, the second of which fails as it is told, until there is a file MENDED.
+CHAINED = """\
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from tdabench.attributors.bif import BIF
+from tdabench.attributors.chains import chain_generator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chained:
+    chains: int
+    fault: str
+
+    def attribute(self, problem, *, generator):
+        chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
+        return self.score_chains(chains, problem)
+
+    def sample_chain(self, problem, chain, *, generator):
+        if chain == 1 and self.fault == "kill" and not Path("MENDED").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if chain == 1 and self.fault == "raise" and not Path("MENDED").exists():
+            raise RuntimeError("the chain has a fault")
+        step_size = 1e9 if chain == 1 and self.fault == "diverge" else 1e-4
+        return self._bif(step_size).sample_chain(problem, chain, generator=generator)
+
+    def score_chains(self, chains, problem):
+        return self._bif(1e-4).score_chains(chains, problem)
+
+    def _bif(self, step_size):
+        settings = {"inverse_temperature": 100.0, "localization": 1000.0, "chains": self.chains, "draws": 5}
+        return BIF(step_size=step_size, **settings)
+"""
+# A method with a number of chains that are no business of the workflow's.
+WHOLE = """\
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    chains: int
+
+    def attribute(self, problem, *, generator):
+        shape = self.chains, len(problem.query["label"]), len(problem.train["label"])
+        return torch.rand(shape, generator=generator).mean(dim=0)
 """
 BROKEN = """\
 class Broken:
@@ -232,9 +288,8 @@ def test_the_lds_table_has_its_columns_and_a_row_for_each_repeat_size_and_method
     assert [(row["repeat"], row["train_size"], row["method"]) for row in rows] == [
         (repeat, "120", method) for repeat in ("0", "all") for method in METHODS
     ]
-    assert {(row["experiment"], row["queries"], row["nan_queries"], row["status"]) for row in rows} == {
-        ("tiny", "30", "0", "ok")
-    }
+    assert {(row["experiment"], row["queries"], row["nan_queries"]) for row in rows} == {("tiny", "30", "0")}
+    assert {row["status"] for row in rows if row["method"] != "bif"} == {"ok"}
     assert all(-1 <= float(row["low"]) <= float(row["lds"]) <= float(row["high"]) <= 1 for row in rows[:3])
 
 
@@ -297,19 +352,22 @@ def test_a_run_prints_the_table_and_keeps_it_as_markdown(run):
     assert all(f"| {method}" in markdown for method in METHODS)
 
 
+FIGURES = ("lds", "lds_by_repeat", "cost", "agreement", "pairs", "diagnostics")
+
+
 def test_a_run_draws_every_figure_as_png_and_pdf(finished):
     starts = {path.name: path.read_bytes()[:4] for path in (finished.results / "figures").iterdir()}
 
     assert starts == {
-        **{f"{name}.png": b"\x89PNG" for name in ("lds", "lds_by_repeat", "cost", "agreement", "pairs")},
-        **{f"{name}.pdf": b"%PDF" for name in ("lds", "lds_by_repeat", "cost", "agreement", "pairs")},
+        **{f"{name}.png": b"\x89PNG" for name in FIGURES},
+        **{f"{name}.pdf": b"%PDF" for name in FIGURES},
     }
 
 
 def test_a_run_makes_a_page_with_every_method_figure_and_some_images(finished):
     page = finished.read("results/tiny/report.html")
 
-    assert page.count("data:image/png;base64,") == 5 + 1
+    assert page.count("data:image/png;base64,") == len(FIGURES) + 1
     assert all(label in page for label in ("GradSim", "random", "BIF", "Query 1: label 0"))
     assert len(page) < 3_000_000
 
@@ -335,7 +393,7 @@ def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
         for path in files
         if path.suffix in (".safetensors", ".json")
     }
-    assert len(records) == 1 + 1 + 1 + 2 + 3 + 3 + 1 + 1 + 3 + 3 + 1
+    assert len(records) == 1 + 1 + 1 + 2 + 2 + 3 + 3 + 1 + 1 + 3 + 3 + 3 + 1
     assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
     assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
     assert not [path for path in files if "partial" in path.name]
@@ -376,6 +434,68 @@ def test_the_diagnostics_table_has_a_row_for_the_method_that_draws(finished):
     assert "fewer than 50" in row["warning"]
     assert load_json(finished.results / "0/120/diagnose/gradsim.json")["traces"] is False
     assert row["warning"] in html.unescape(finished.read("results/tiny/report.html"))
+
+
+def test_what_is_wrong_with_the_draws_stands_in_the_status_of_the_lds_and_once_on_the_page(finished):
+    (diagnosed,) = finished.table("diagnostics.csv")
+    page = html.unescape(finished.read("results/tiny/report.html"))
+
+    for row in finished.rows("bif"):
+        assert re.fullmatch(r"ok; warning: [a-z ,]*few effective draws[a-z ,]* \(see diagnostics\)", row["status"])
+    assert f"BIF (repeat 0, n = 120): {diagnosed['warning']}" in page
+    assert "BIF (repeat 0, n = 120): ok; warning" not in page
+
+
+def test_the_learning_coefficient_and_fluctuation_of_every_example_are_kept(finished):
+    cell = finished.results / "0/120"
+
+    found = load_tensors(cell / "diagnose/bif.safetensors")
+    traces = load_tensors(cell / "workspace/bif/traces.safetensors")
+    (row,) = finished.table("diagnostics.csv")
+    learning = 100 * (traces["train"].double().mean(dim=(0, 1)) - traces["train_checkpoint"])
+    torch.testing.assert_close(found["train_learning_coefficient"], learning)
+    fluctuation = 50 * traces["query"].double().var(dim=1).mean(dim=0)
+    torch.testing.assert_close(found["query_singular_fluctuation"], fluctuation)
+    assert float(row["learning_coefficient"]) == pytest.approx(learning.mean().item(), abs=1e-6)
+    assert float(row["singular_fluctuation"]) == pytest.approx(found["train_singular_fluctuation"].mean(), abs=1e-6)
+    assert load_tensors(cell / "diagnose/gradsim.safetensors") == {}
+
+
+def test_the_cost_of_a_method_is_that_of_its_chains_and_of_its_scores(finished):
+    cell = finished.results / "0/120"
+    chains = [load_record(cell / f"chains/bif-{chain}.safetensors")["cost"]["score"] for chain in range(2)]
+
+    (row,) = (row for row in finished.table("cost.csv") if row["method"] == "bif")
+    kept = load_record(cell / "scores/bif.safetensors")["cost"]["score"]
+    for name in ("seconds", "cpu_seconds"):
+        assert kept[name] > sum(chain[name] for chain in chains) > 0
+        assert float(row[name]) == pytest.approx(kept[name], abs=1e-4)
+    assert int(row["peak_host_bytes"]) >= max(chain["peak_host_bytes"] for chain in chains)
+
+
+def test_scores_of_chains_that_are_jobs_are_those_of_the_method_in_one_process(finished, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(finished.path)
+    output = tmp_path / "0/120/scores/bif.safetensors"
+    files = ("dataset", "results/tiny/dataset.safetensors"), ("split", "results/tiny/0/split.safetensors")
+    inputs = [part for name, path in files for part in (f"--{name}", str(finished.path / path))]
+    checkpoint = str(finished.results / "0/120/checkpoints/0.safetensors")
+
+    status = cli.main(
+        ["attribute", str(finished.path / "experiments/tiny.yaml"), "--repeat", "0", "--train-size", "120", *inputs,
+         "--method", "bif", "--checkpoints", checkpoint, "--output", str(output)]
+    )  # fmt: skip
+    sys.modules.pop("pausing", None)
+
+    assert status == 0
+    _assert_same(output, finished.results / "0/120/scores/bif.safetensors")
+
+
+def _assert_same(first: Path, second: Path) -> None:
+    """Compare the tensors of two result files, but the times."""
+    one, other = (load_tensors(path) for path in (first, second))
+    assert one.keys() == other.keys()
+    for name in one.keys() - {"cpu_seconds"}:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_run_writes_the_tables_for_a_paper(finished):
@@ -686,6 +806,59 @@ def test_a_second_run_in_the_same_folder_is_told_that_it_is_locked(interrupted):
     assert "snakemake --unlock" in terminal.replace("\n", " ") or "--unlock" in terminal
 
 
+# Chains, one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """A folder in which a chain of one method was killed and one of another lost, then continued on two cores."""
+
+    place: Place
+    killed: subprocess.CompletedProcess[str]
+    time: int
+    continued: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def resumed(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    place = finished.copy(tmp_path_factory.mktemp("resumed") / "place")
+    cell = place.results / "0/120"
+    place.write("chained.py", CHAINED)
+    place.change("methods:\n", 'methods:\n  chained: {attributor: "chained:Chained", chains: 2, fault: kill}\n')
+    target = "results/tiny/0/120/scores/chained.safetensors"
+    killed = place.snakemake(
+        "--cores", "1", "--prioritize", "results/tiny/0/120/chains/chained-0.safetensors", "--", target
+    )
+    finished_chain = cell / "chains/chained-0.safetensors"
+    time = finished_chain.stat().st_mtime_ns if finished_chain.exists() else 0
+    (cell / "chains/bif-1.safetensors").unlink()
+    (cell / "scores/bif.safetensors").unlink()
+    place.write("MENDED", "")
+    continued = place.snakemake("--cores", "2", target, "results/tiny/0/120/scores/bif.safetensors")
+    return Resumed(place, killed, time, continued)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_a_chain_goes_on_without_redoing_the_finished_one(resumed):
+    chains = resumed.place.results / "0/120/chains"
+
+    assert resumed.killed.returncode != 0
+    assert resumed.continued.returncode == 0, resumed.continued.stderr
+    ran = jobs(resumed.continued.stdout + resumed.continued.stderr)
+    assert {job for job in ran if "chained" in job} == {"sample chained 1", "attribute chained"}
+    assert (chains / "chained-0.safetensors").stat().st_mtime_ns == resumed.time
+    assert not [path for path in chains.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.slow
+def test_a_chain_that_is_lost_is_sampled_again_alone_and_gives_the_same_numbers(resumed, finished):
+    ran = jobs(resumed.continued.stdout + resumed.continued.stderr)
+
+    assert {job for job in ran if "bif" in job} == {"sample bif 1", "attribute bif"}
+    for name in ("chains/bif-1", "scores/bif"):
+        _assert_same(*(place.results / f"0/120/{name}.safetensors" for place in (resumed.place, finished)))
+
+
 # Mistakes
 
 
@@ -874,6 +1047,76 @@ def test_a_method_that_cannot_run_is_left_out_of_the_comparison_which_says_so(od
     assert comparison["pairs"] == []
     assert [(row["method"], bool(row["p_value"])) for row in null] == [("random", True), ("trak", False)]
     assert load_tensors(odd / CELL / "vary/trak.safetensors") == {}
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the stages with a chain that diverges, one that fails, and a method that keeps its chains to itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = _enter(tmp_path_factory.mktemp("uneven"), patch)
+        (folder / "chained.py").write_text(CHAINED)
+        (folder / "whole.py").write_text(WHOLE)
+        methods = "".join(
+            f'  {fault}: {{attributor: "chained:Chained", chains: 2, fault: {fault}}}\n'
+            for fault in ("diverge", "raise")
+        )
+        methods += '  whole: {attributor: "whole:Whole", chains: 2}\n'
+        _through_the_bank(folder, {PLAIN[0]: PLAIN[1], "methods:\n": f"methods:\n{methods}"})
+        checkpoint = f"{CELL}/checkpoints/0.safetensors"
+        _must("train", checkpoint, *OF_A_SIZE, *DATASET, "--checkpoint", "0")
+        of_a_method = (*OF_A_SIZE, *DATASET, "--checkpoints", checkpoint, "--method")
+        for method in ("diverge", "whole", "random"):
+            chains = [] if method == "random" else [f"{CELL}/chains/{method}-{chain}.safetensors" for chain in range(2)]
+            for chain, path in enumerate(chains):
+                _must("sample", path, *of_a_method, method, "--chain", str(chain))
+            scores = f"{CELL}/scores/{method}.safetensors"
+            _must("attribute", scores, *of_a_method, method, "--chains", *chains)
+            _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
+            _must("diagnose", f"{CELL}/diagnose/{method}.json", "--scores", scores)
+        statuses = [
+            _stage("sample", f"{CELL}/chains/raise-{chain}.safetensors", *of_a_method, "raise", "--chain", str(chain))
+            for chain in range(2)
+        ]
+        assert statuses == [0, 1]
+    for name in ("fragile", "chained", "whole"):
+        sys.modules.pop(name, None)
+    return folder
+
+
+def test_a_chain_that_diverges_leaves_the_others_their_scores_and_a_warning(uneven):
+    chains = [load_tensors(uneven / f"{CELL}/chains/diverge-{chain}.safetensors") for chain in range(2)]
+    record = load_record(uneven / f"{CELL}/scores/diverge.safetensors")
+
+    assert chains[0]["train"].isfinite().all()
+    assert not (chains[1]["train"].abs() < 1e6).all()
+    assert record["status"] == ("ok; warning: BIF chains [1] of 2 diverged and are left out: lower step_size (0.0001).")
+    scores = load_tensors(uneven / f"{CELL}/scores/diverge.safetensors")["scores"]
+    torch.testing.assert_close(scores, loss_covariance(chains[0]["query"][None], chains[0]["train"][None]).float())
+    assert load_json(uneven / f"{CELL}/diagnose/diverge.json")["warning"].startswith("1 of 2 chains diverged and are")
+
+
+def test_a_chain_that_fails_leaves_the_finished_one_and_no_file_of_its_own(uneven):
+    assert {path.name for path in (uneven / CELL / "chains").iterdir()} >= {"raise-0.safetensors"}
+    assert not (uneven / CELL / "chains/raise-1.safetensors").exists()
+
+
+def test_a_method_with_chains_of_its_own_is_run_whole(uneven):
+    chains = [uneven / f"{CELL}/chains/whole-{chain}.safetensors" for chain in range(2)]
+
+    scores = load_tensors(uneven / f"{CELL}/scores/whole.safetensors")["scores"]
+    generator = make_generator(0, "attribute", 0, 120, "whole")
+    assert all(load_tensors(path) == {} and load_record(path)["status"] == "whole" for path in chains)
+    torch.testing.assert_close(scores, torch.rand(2, 40, 120, generator=generator).mean(dim=0))
+
+
+def test_a_status_names_the_divergence_once_and_the_other_signs(uneven):
+    row = _lds_row(load_experiment(uneven / "tiny.yaml"), uneven / "results", 0, 120, "diverge")
+
+    assert re.fullmatch(
+        r"ok; warning: BIF chains \[1\] of 2 diverged and are left out: lower step_size \(0\.0001\)\.; "
+        r"warning: [a-z ,]*few effective draws[a-z ,]* \(see diagnostics\)",
+        row["status"],
+    )
 
 
 def test_what_other_random_numbers_do_to_the_lds_stands_in_the_table_of_variances(odd):

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.attributors.base import Problem
+from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.chains import chain_generator, record_chain
+from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.sgld import sample_chain
-from tdabench.attributors.traces import estimate_scores, require_estimate
+from tdabench.attributors.traces import estimate_scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class BIF:
         batch_size: Minibatch of a step, from the reference set.
         estimate: ``covariance``, or ``correlation`` (the normalised BIF, in [-1, 1]).
         loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
+        memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
+            made in blocks, and lie on disk.
     """
 
     step_size: float
@@ -47,6 +51,7 @@ class BIF:
     batch_size: int = 128
     estimate: str = "covariance"
     loss_batch_size: int = 500
+    memory_gib: float | None = None
 
     def __post_init__(self) -> None:
         lowest = {
@@ -66,6 +71,7 @@ class BIF:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
+        require_memory(self.memory_gib)
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Sample the chains, keep their traces, and give the covariance or correlation of the losses.

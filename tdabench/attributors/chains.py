@@ -64,11 +64,15 @@ def record_chain(
         ``train`` (draw, train) and ``query`` (draw, query): losses in nats, NaN after a divergence;
         ``train_checkpoint`` (train) and ``query_checkpoint`` (query): those of the checkpoint; ``distance`` (draw):
         from the checkpoint, Euclidean; ``step_loss`` (step): the minibatches'; ``cpu_seconds`` (draw): CPU time of the
-        process since the chain's start.
+        process since the chain's start; ``draw_step`` (draw): after how many steps it was.
+
+    Raises:
+        ValueError: If the checkpoint has a loss where no chain can begin.
     """
     examples = join_examples(problem)
     start = time.process_time()
     checkpoint = measure_losses(problem.models[0], problem, examples, loss_batch_size)
+    _require_losses(checkpoint, num_examples(problem.train))
     checkpoint = checkpoint.to(torch.promote_types(checkpoint.dtype, torch.float32))
     losses = checkpoint.new_full((draws, len(checkpoint)), torch.nan)
     distance, cpu_seconds = (torch.full((draws,), torch.nan) for _ in range(2))
@@ -92,4 +96,16 @@ def record_chain(
         "distance": distance,
         "step_loss": torch.cat([torch.stack(step_losses).float().cpu(), torch.full((missing,), torch.nan)]),
         "cpu_seconds": cpu_seconds,
+        "draw_step": burn_in + steps_between_draws * torch.arange(1, draws + 1),
     }
+
+
+def _require_losses(checkpoint: Float[Tensor, " example"], num_train: int) -> None:
+    wrong = ~(checkpoint.abs() < DIVERGED)  # NaN too
+    if wrong.any():
+        train, query = int(wrong[:num_train].sum()), int(wrong[num_train:].sum())
+        raise ValueError(
+            f"The checkpoint's loss is NaN or beyond {DIVERGED:,.0f} nats on {train} of {num_train} training examples "
+            f"and {query} of {len(wrong) - num_train} queries, so that no chain can start from it: train it with a "
+            "lower learning rate, or mend those examples."
+        )

@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.attributors.base import Problem
+from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.chains import chain_generator, record_chain
+from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
 from tdabench.attributors.sgld import Step
-from tdabench.attributors.traces import estimate_scores, require_estimate
+from tdabench.attributors.traces import estimate_scores
 from tdabench.cost import phase
 
 
@@ -44,6 +46,8 @@ class LaplaceBIF:
             :math:`n\beta`.
         estimate: ``covariance``, or ``correlation`` (in [-1, 1]).
         loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
+        memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
+            made in blocks, and lie on disk.
     """
 
     draws: int
@@ -54,6 +58,7 @@ class LaplaceBIF:
     amplitude: float = 0.03
     estimate: str = "covariance"
     loss_batch_size: int = 500
+    memory_gib: float | None = None
 
     def __post_init__(self) -> None:
         for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "loss_batch_size": 1}.items():
@@ -63,6 +68,7 @@ class LaplaceBIF:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
+        require_memory(self.memory_gib)
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Measure the curvature, draw, keep the traces, and give the covariance or correlation of the losses.

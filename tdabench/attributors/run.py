@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from tdabench.attributors.base import Attributor, ChainAttributor, Problem, num_examples
 from tdabench.cost import Cost, measure_cost
 
+# Scores that are checked at a time: all of them may lie on disk, and be more than fit in memory.
+AT_A_TIME = 2**20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attribution:
@@ -101,7 +104,7 @@ def check_scores(scores: Tensor, *, num_queries: int, num_train: int) -> None:
         raise ValueError(
             f"The scores must have the shape (query, train) = {(num_queries, num_train)}, got {tuple(scores.shape)}."
         )
-    wrong = int((~scores.isfinite()).sum())
+    wrong = sum(int((~part.isfinite()).sum()) for part in scores.split(max(1, AT_A_TIME // num_train)))
     if wrong:
         raise ValueError(f"{wrong} of {scores.numel()} scores are NaN or infinite.")
 

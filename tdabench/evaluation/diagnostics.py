@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tdabench.evaluation.chains import (
@@ -15,13 +15,14 @@ from tdabench.evaluation.chains import (
     mean_error,
     split_rhat,
 )
+from tdabench.evaluation.coefficients import learning_coefficients, singular_fluctuations
+from tdabench.evaluation.neighbourhood import describe_descent, describe_distance
+from tdabench.evaluation.verdicts import FEWEST_DRAWS, HIGH_RHAT, find_faults
 
 # Nats, and NaN too: the limit at which a chain is left out of scores.
 DIVERGED = 1e6
-# Half a chain has to have a variance, and for its error more than a few draws.
-FEWEST_DRAWS, FEWEST_FOR_DRIFT = 4, 20
-# What gives a warning.
-HIGH_RHAT, SHARE_OF_HIGH, FEW_EFFECTIVE, HIGH_DRIFT = 1.05, 0.05, 50, 4.0
+# The error of half a chain's mean needs more than a few draws.
+FEWEST_FOR_DRIFT = 20
 # Pairs of a query and a training example that stand for all scores.
 PAIRS = 500
 # Series at a time: bounds the memory.
@@ -48,27 +49,33 @@ def diagnose_traces(
     *,
     markov: bool = True,
     inverse_temperature: float | None = None,
+    train_checkpoint: Float[Tensor, " train"] | None = None,
+    distance: Float[Tensor, "chain draw"] | None = None,
+    draw_step: Int[Tensor, "chain draw"] | None = None,
 ) -> dict[str, Any]:
     r"""Diagnose losses over draws; what can't be said is None.
 
-    ``fluctuation`` is :math:`n\beta \mathrm{Var}(\ell_i)`, of which half, in the mean over examples, estimates
-    Watanabe's singular fluctuation. Its partner, the local learning coefficient
-    :math:`n\beta (E[\ell_i] - \ell_i(w^*))`, needs the losses at the checkpoint, which traces don't have.
+    ``warning`` says in sentences what is wrong, ``short_warning`` in a few words without numbers.
 
     Args:
         markov: Whether a draw depends on the one before it. If not, nothing is said of R-hat, effective draws and
             drift: draws that are independent, or laid out on purpose, have none.
         inverse_temperature: :math:`n\beta` of the draws.
+        train_checkpoint: Losses at the checkpoint; older traces have none.
+        distance: Euclidean, of each draw from the checkpoint.
+        draw_step: After how many steps each draw was.
     """
     chains, draws = train.shape[:2]
-    converged = ((train.abs() < DIVERGED).all(dim=(1, 2))) & ((query.abs() < DIVERGED).all(dim=(1, 2)))
+    converged = find_converged(train, query)
     kept = (train[converged], query[converged])
+    names = ("rhat", "effective_draws", "drift", "covariance", "loss_standard_deviation", "fluctuation")
     result: dict[str, Any] = {
         "chains": chains,
         "draws": draws,
+        "examples": train.shape[2],
         "diverged_chains": int((~converged).sum()),
         "markov": markov,
-        **dict.fromkeys(("rhat", "effective_draws", "drift", "covariance", "loss_standard_deviation", "fluctuation")),
+        **dict.fromkeys((*names, "constant_losses", "learning_coefficient", "distance", "descent")),
     }
     if converged.any() and draws > 1:
         result |= _spread(kept[0], inverse_temperature)
@@ -76,7 +83,21 @@ def diagnose_traces(
             result["covariance"] = _covariance_error(*kept, markov=markov)
         if markov and draws >= FEWEST_DRAWS:
             result |= _mixing(kept[0])
-    return {**result, "warning": _warn(result)}
+        if distance is not None:
+            steps = None if draw_step is None else draw_step[converged]
+            result["distance"] = describe_distance(distance[converged], steps)
+        if train_checkpoint is not None and (not markov or draws >= FEWEST_DRAWS):
+            result |= _around(kept[0], train_checkpoint, markov, inverse_temperature)
+    faults = find_faults(result)
+    texts = {name: [getattr(fault, name) for fault in faults] for name in ("sentence", "short")}
+    return {**result, "warning": " ".join(texts["sentence"]), "short_warning": ", ".join(texts["short"])}
+
+
+def find_converged(
+    train: Float[Tensor, "chain draw train"], query: Float[Tensor, "chain draw query"]
+) -> Bool[Tensor, " chain"]:
+    """Say which chains did not diverge."""
+    return ((train.abs() < DIVERGED).all(dim=(1, 2))) & ((query.abs() < DIVERGED).all(dim=(1, 2)))
 
 
 def summarise(values: Float[Tensor, "..."]) -> Summary | None:
@@ -95,13 +116,32 @@ def _spread(losses: Float[Tensor, "chain draw example"], inverse_temperature: fl
     moves = losses.amax(dim=(0, 1)) > losses.amin(dim=(0, 1))
     fluctuation = None
     if inverse_temperature is not None:
-        scaled = inverse_temperature * variances
+        scaled = 2 * singular_fluctuations(losses, inverse_temperature)
         fluctuation = {"inverse_temperature": inverse_temperature, "mean": scaled.mean().item(), **_entries(scaled)}
     return {
         "constant_losses": int((~moves).sum()),
         "loss_standard_deviation": _entries(variances.sqrt()),
         "fluctuation": fluctuation,
     }
+
+
+def _around(
+    losses: Float[Tensor, "chain draw example"],
+    checkpoint: Float[Tensor, " example"],
+    markov: bool,
+    inverse_temperature: float | None,
+) -> dict[str, Any]:
+    descent = describe_descent(losses, checkpoint, markov=markov, inverse_temperature=inverse_temperature)
+    if inverse_temperature is None:
+        return {"descent": descent}
+    found = learning_coefficients(losses, checkpoint, inverse_temperature)
+    coefficient = {
+        "inverse_temperature": inverse_temperature,
+        "mean": found.mean().item(),
+        "error": inverse_temperature * descent["error"],
+        **_entries(found),
+    }
+    return {"descent": descent, "learning_coefficient": coefficient}
 
 
 def _mixing(losses: Float[Tensor, "chain draw example"]) -> dict[str, Any]:
@@ -165,23 +205,3 @@ def _centre(losses: Float[Tensor, "chain draw pair"]) -> Float[Tensor, "chain dr
 def _entries(values: Float[Tensor, "..."]) -> dict[str, Any] | None:
     summary = summarise(values)
     return summary and dataclasses.asdict(summary)
-
-
-def _warn(result: dict[str, Any]) -> str:
-    """Say in plain sentences what is wrong with the draws; nothing if all is well."""
-    chains, lost, rhat, drift = (result[name] for name in ("chains", "diverged_chains", "rhat", "drift"))
-    sentences = []
-    if lost:
-        sentences.append(f"{lost} of {chains} chains diverged{' and are left out' if lost < chains else ''}.")
-    if result["markov"] and lost < chains and result["draws"] < FEWEST_DRAWS:
-        sentences.append(f"{result['draws']} draws a chain are too few to say whether it has settled.")
-    if rhat and rhat["share_above"] > SHARE_OF_HIGH:
-        share = f"{rhat['share_above']:.0%}"
-        sentences.append(f"R-hat is above {HIGH_RHAT} for {share} of the losses: the chains have not settled.")
-    if rhat and result["effective_draws"]["median"] < FEW_EFFECTIVE:
-        effective = result["effective_draws"]["median"]
-        sentences.append(f"A loss has {effective:.0f} effective draws (median), fewer than {FEW_EFFECTIVE}.")
-    if drift and drift["of_mean_loss"] is not None and drift["of_mean_loss"] > HIGH_DRIFT:
-        size = f"{drift['of_mean_loss']:.1f}"
-        sentences.append(f"The mean loss drifts within a chain, by {size} Monte Carlo errors: lengthen the burn-in.")
-    return " ".join(sentences)

@@ -27,6 +27,10 @@ HEADERS = {
     "loss_standard_deviation": "Loss SD (nats)",
     "tuning_lds": "Tuning LDS",
     "loss_change": "Loss change (nats)",
+    "distance": "Distance, last draw",
+    "distance_growth": "Its exponent",
+    "learning_coefficient_error": "Its error",
+    "score_error_share": "Error of a score",
 }
 # Columns that are one in the page's tables: prefix of ``low`` and ``high``, and the header of both.
 INTERVALS = {
@@ -55,7 +59,7 @@ PLAIN = {
     "retrains", "diverged_retrains", "difference", "agreement", "ceiling", "oracle", "source", "standard_deviation",
     "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
     "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
-    "drift", "warning", "point", "tuning_queries", "choice",
+    "drift", "warning", "point", "tuning_queries", "choice", "learning_coefficient", "singular_fluctuation",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from tdabench.config import Experiment
 from tdabench.records import load_json
 from tdabench.report.comparisons import describe_ranking, find_tied, make_comparison_tables
+from tdabench.report.diagnostics import add_warning
 from tdabench.report.figures import plot_lds, plot_lds_by_repeat
 from tdabench.report.files import write_figures, write_markdown, write_table
 from tdabench.report.methods import write_paper_tables
@@ -78,7 +79,8 @@ def _compare(
 
 def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> dict[str, Any]:
     result = load_json(folder / str(repeat) / str(size) / "lds" / f"{method}.json")
-    status = result["record"]["status"]
+    diagnosis = folder / str(repeat) / str(size) / "diagnose" / f"{method}.json"
+    status = add_warning(result["record"]["status"], diagnosis)
     if result.get("diverged_retrains"):
         status += f"; {result['diverged_retrains']} retrained models diverged and are left out"
     numbers = {key: result.get(key) for key in ("low", "high", "standard_error", "queries", "nan_queries", "ceiling")}

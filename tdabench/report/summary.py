@@ -9,6 +9,7 @@ import pandas as pd
 from tdabench.report.cells import Styles, at
 from tdabench.report.columns import format_number
 from tdabench.report.detection import DETECTORS
+from tdabench.report.diagnostics import drop_warning
 
 
 def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> list[str]:
@@ -153,7 +154,8 @@ def list_warnings(tables: dict[str, pd.DataFrame], styles: Styles) -> list[str]:
 
 def _complaints(row: dict[str, Any]) -> list[str]:
     status, left_out = row.get("status"), row.get("nan_queries")
-    found = [] if status is None or pd.isna(status) or status == "ok" else [str(status)]
+    status = "ok" if status is None or pd.isna(status) else drop_warning(str(status))
+    found = [] if status == "ok" else [status]
     warning = row.get("warning")  # of the diagnostics
     found += [] if warning is None or pd.isna(warning) or not warning else [str(warning)]
     if left_out is not None and pd.notna(left_out) and left_out > 0:

@@ -48,7 +48,10 @@ TEXTS = {
         "Diagnostics",
         "Signs that the draws of a method that samples are sound, over the training losses: read them before its LDS. "
         "R-hat above 1.05, few effective draws or a drift of more than 4 Monte Carlo errors tell of chains that have "
-        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few.",
+        "not settled, which explains a low one; a dash stands where draws are independent by design, or too few. The "
+        "distance from the checkpoint grows with an exponent of 0 once a chain has settled, of 1/2 where noise alone "
+        "moves it. The learning coefficient is negative where the checkpoint is no minimum; the error of a score is "
+        "the median Monte Carlo error of covariances, relative to their median size.",
     ),
     "reliability": (
         "Reliability of the ground truth",
@@ -86,6 +89,7 @@ FIGURES = {
     "not told apart from it, hatched points have none",
     "sweep_traces": "Mean training loss over the draws of every chain at every point of the grid, dashed the "
     "checkpoint's; diverged chains are cut",
+    "diagnostics": "Training loss along each chain of the methods that sample, beside the checkpoint's",
     "detection": "Area under the ROC curve by method and detector, with intervals; the dotted line is chance",
 }
 

@@ -6,31 +6,68 @@ from typing import Any
 
 import torch
 
-from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.records import load_record, load_tensors, make_record, save_json, save_tensors
 
 
 def diagnose(arguments: argparse.Namespace) -> None:
-    """Diagnose the chains of a method from the traces that it kept; say so if it kept none. Nothing is run again."""
+    """Diagnose the chains of a method from the traces that it kept; say so if it kept none. Nothing is run again.
+
+    Beside the JSON file comes one of tensors: what single examples' losses say, and the loss along each chain.
+    """
     from tdabench.evaluation.diagnostics import diagnose_traces
 
     torch.set_num_threads(1)
     scores_record = load_record(arguments.scores)
     method = arguments.scores.stem
-    traces = arguments.scores.parent.parent / "workspace" / method / "traces.safetensors"
-    if not traces.is_file():
+    beside = arguments.output.with_suffix(".safetensors")
+    path = arguments.scores.parent.parent / "workspace" / method / "traces.safetensors"
+    if not path.is_file():
         record = make_record({}, inputs=[arguments.scores], status=f"no traces: {method} keeps none")
+        save_tensors(beside, {}, record)
         save_json(arguments.output, {"method": method, "traces": False}, record)
         return
-    train, query = _load_traces(traces, arguments.scores)
-    markov = load_record(traces).get("markov", True)
-    result = diagnose_traces(train, query, markov=markov, inverse_temperature=_inverse_temperature(scores_record))
-    record = make_record(
-        {"method": scores_record.get("attributor")}, inputs=[arguments.scores, traces], status=scores_record["status"]
+    traces = _load_traces(path, arguments.scores)
+    inverse_temperature = _inverse_temperature(scores_record)
+    result = diagnose_traces(
+        traces["train"],
+        traces["query"],
+        markov=load_record(path).get("markov", True),
+        inverse_temperature=inverse_temperature,
+        **{name: traces.get(name) for name in ("train_checkpoint", "distance", "draw_step")},
     )
+    record = make_record(
+        {"method": scores_record.get("attributor")}, inputs=[arguments.scores, path], status=scores_record["status"]
+    )
+    save_tensors(beside, {**_series(traces), **_coefficients(traces, inverse_temperature)}, record)
     save_json(arguments.output, {"method": method, "traces": True, **result}, record)
 
 
-def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
+def _series(traces: dict[str, Any]) -> dict[str, Any]:
+    """Give what is drawn of each chain: its mean training loss by draw, and its minibatches' loss by step."""
+    kept = {name: traces[name] for name in ("draw_step", "step_loss", "distance") if name in traces}
+    if "train_checkpoint" in traces:
+        kept["checkpoint_loss"] = traces["train_checkpoint"].mean()
+    return {"mean_loss": traces["train"].mean(dim=2), **kept}
+
+
+def _coefficients(traces: dict[str, Any], inverse_temperature: float | None) -> dict[str, Any]:
+    """Give every example's learning coefficient and singular fluctuation, if the traces can tell them."""
+    from tdabench.evaluation.coefficients import learning_coefficients, singular_fluctuations
+    from tdabench.evaluation.diagnostics import find_converged
+
+    converged, found = find_converged(traces["train"], traces["query"]), {}
+    if inverse_temperature is None or not converged.any() or traces["train"].shape[1] < 2:
+        return found
+    for role in ("train", "query"):
+        losses = traces[role][converged]
+        found[f"{role}_singular_fluctuation"] = singular_fluctuations(losses, inverse_temperature)
+        if f"{role}_checkpoint" in traces:
+            checkpoint = traces[f"{role}_checkpoint"]
+            found[f"{role}_learning_coefficient"] = learning_coefficients(losses, checkpoint, inverse_temperature)
+    return found
+
+
+def _load_traces(path: Path, scores: Path) -> dict[str, Any]:
     """Read the traces, and check them against the scores."""
     traces = load_tensors(path)
     shapes = {name: tuple(traces[name].shape) for name in ("train", "query") if name in traces}
@@ -46,7 +83,7 @@ def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
             f"{path} has {shapes['train'][2]} training examples and {scores} has {found.shape[1]}: they are of "
             "different runs. Delete the scores and run the workflow again."
         )
-    return traces["train"], traces["query"]
+    return traces
 
 
 def _inverse_temperature(record: dict[str, Any]) -> float | None:

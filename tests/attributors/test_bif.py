@@ -11,8 +11,8 @@ from torch import nn
 from tdabench.attributors import bif
 from tdabench.attributors.base import Examples, Problem
 from tdabench.attributors.bif import BIF
+from tdabench.attributors.estimators import loss_covariance
 from tdabench.attributors.run import AttributionWarning
-from tdabench.attributors.traces import loss_covariance
 from tdabench.records import load_tensors
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, make_image_problem, make_self_problem, quadratic_loss
@@ -119,6 +119,7 @@ def test_chains_have_their_own_noise_and_their_traces_are_kept(tmp_path):
         "distance": (2, 10),
         "step_loss": (2, 10),
         "cpu_seconds": (2, 10),
+        "draw_step": (2, 10),
     }
     assert not torch.equal(traces["train"][0], traces["train"][1])
     torch.testing.assert_close(loss_covariance(traces["query"], traces["train"]), scores, rtol=0, atol=0)

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from tdabench.attributors import laplace_bif
 from tdabench.attributors.base import Examples, Problem
+from tdabench.attributors.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.laplace import measure_curvature, posterior_variances
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.run import AttributionWarning, run_attributor
-from tdabench.attributors.traces import loss_correlation, loss_covariance
 from tdabench.records import load_tensors
 from tdabench.seeds import fork_generator, isolated_random_state, make_generator
 from tdabench.testing import Quadratic, check_attributor, make_image_problem, quadratic_loss

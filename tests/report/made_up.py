@@ -26,7 +26,7 @@ from tdabench.report.removal import make_difference_table, make_removal_table
 from tdabench.report.tables import make_cost_table, make_lds_table
 
 COMBINE = functools.partial(over_repeats, confidence=0.95)
-FIGURES = ("lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection")
+FIGURES = ("lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection", "diagnostics")
 METHODS = ("ekfac", "bif", "gradsim", "random")
 
 
@@ -66,7 +66,9 @@ def make_cost(methods=METHODS, sizes=(100, 400), repeats=2, retrained=("bank",))
 def make_diagnostics(methods=("bif",), sizes=(100, 400), repeats=2) -> pd.DataFrame:
     """Make a table of diagnostics, of draws that are sound."""
     numbers = {"chains": 2, "draws": 100, "diverged_chains": 0, "effective_draws": 80.5, "rhat_median": 1.001,
-               "rhat_high": 1.02, "drift": 0.4, "loss_standard_deviation": 0.1, "warning": ""}  # fmt: skip
+               "rhat_high": 1.02, "drift": 0.4, "loss_standard_deviation": 0.1, "warning": "", "distance": 1.5,
+               "distance_growth": 0.02, "learning_coefficient": 12.5, "learning_coefficient_error": 0.3,
+               "singular_fluctuation": 9.5, "score_error_share": 0.12}  # fmt: skip
     rows = [
         {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method, **numbers}
         for repeat in range(repeats)
