@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Attributor, Problem, num_examples
+from tdabench.attributors.passes import counted_problem
 from tdabench.cost import Cost, measure_cost
 
 
@@ -32,8 +33,11 @@ def run_attributor(attributor: Attributor, problem: Problem, *, generator: torch
     device = problem.train["label"].device if "label" in problem.train else next(iter(problem.train.values())).device
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        with measure_cost(device, workspace=problem.workspace) as cost:
-            scores = attributor.attribute(problem, generator=generator)
+        with (
+            counted_problem(problem) as counted,
+            measure_cost(device, workspace=problem.workspace, passes=True) as cost,
+        ):
+            scores = attributor.attribute(counted, generator=generator)
     check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
     for index, model in enumerate(problem.models):
         if _fingerprint(model) != before[index]:
