@@ -21,7 +21,8 @@ def diagnose(arguments: argparse.Namespace) -> None:
         record = make_record({}, inputs=[arguments.scores], status=f"no traces: {method} keeps none")
         save_json(arguments.output, {"method": method, "traces": False}, record)
         return
-    train, query = _load_traces(traces, arguments.scores)
+    losses = load_traces(traces, arguments.scores)
+    train, query = losses["train"], losses["query"]
     markov = load_record(traces).get("markov", True)
     result = diagnose_traces(train, query, markov=markov, inverse_temperature=_inverse_temperature(scores_record))
     record = make_record(
@@ -30,8 +31,12 @@ def diagnose(arguments: argparse.Namespace) -> None:
     save_json(arguments.output, {"method": method, "traces": True, **result}, record)
 
 
-def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
-    """Read the traces, and check them against the scores."""
+def load_traces(path: Path, scores: Path) -> dict[str, Any]:
+    """Read the traces, and check them against the scores.
+
+    Raises:
+        ValueError: If they are no traces, or of another run than the scores.
+    """
     traces = load_tensors(path)
     shapes = {name: tuple(traces[name].shape) for name in ("train", "query") if name in traces}
     fits = len(shapes) == 2 and all(len(shape) == 3 and min(shape) > 0 for shape in shapes.values())
@@ -46,7 +51,7 @@ def _load_traces(path: Path, scores: Path) -> tuple[Any, Any]:
             f"{path} has {shapes['train'][2]} training examples and {scores} has {found.shape[1]}: they are of "
             "different runs. Delete the scores and run the workflow again."
         )
-    return traces["train"], traces["query"]
+    return traces
 
 
 def _inverse_temperature(record: dict[str, Any]) -> float | None:
