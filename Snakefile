@@ -335,6 +335,23 @@ rule diagnose:
         "tdabench diagnose {input.experiment} --scores {input.scores} --output {output.summary} > {log} 2>&1"
 
 
+rule grow:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        split="results/{experiment}/{repeat}/split.safetensors",
+        scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/growth/{method}.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/grow-{method}.log",
+    params:
+        settings=settings_of("grow"),
+    shell:
+        "tdabench grow {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --split {input.split} --scores {input.scores} --bank {input.bank} --output {output} > {log} 2>&1"
+
+
 rule properties:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -474,6 +491,7 @@ rule report:
         split="results/{experiment}/0/split.safetensors",
         evaluations=every("results/{experiment}/{repeat}/{train_size}/lds/{method}.json"),
         comparisons=every("results/{experiment}/{repeat}/{train_size}/compare/comparison.json"),
+        growth=every("results/{experiment}/{repeat}/{train_size}/growth/{method}.json"),
         agreements=every("results/{experiment}/{repeat}/{train_size}/agree/agreement.json"),
         diagnoses=every("results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json"),
         properties=every("results/{experiment}/properties/{method}.json"),
@@ -528,6 +546,12 @@ rule report:
             caption="tdabench/report/captions/cost.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "what": "cost"},
+        ),
+        frontier_figure=report(
+            "results/{experiment}/figures/frontier.png",
+            caption="tdabench/report/captions/frontier.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "quality against cost"},
         ),
     log:
         "results/{experiment}/logs/report.log",

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
+import math
 import resource
 import sys
 import time
@@ -25,6 +26,7 @@ class PhaseCost:
         peak_host_bytes: Highest resident memory of the process during the phase, interpreter and data included.
         peak_device_bytes: Highest memory allocated on the GPU during the phase; 0 on the CPU.
         disk_bytes: Growth of the workspace.
+        passes: Forward passes of one example, a gradient counting as 3 (``count_passes``); 0 is none, NaN not known.
     """
 
     seconds: float = 0.0
@@ -32,6 +34,7 @@ class PhaseCost:
     peak_host_bytes: int = 0
     peak_device_bytes: int = 0
     disk_bytes: int = 0
+    passes: int | float = 0
 
 
 @dataclasses.dataclass
@@ -43,32 +46,38 @@ class Cost:
     phases: dict[str, PhaseCost] = dataclasses.field(default_factory=dict)
 
     def add(self, name: str, part: PhaseCost) -> None:
-        """Add a part to a phase: times and disk add up, peaks are maxima."""
+        """Add a part to a phase: times, disk and passes add up, peaks are maxima."""
         total = self.phases.setdefault(name, PhaseCost())
         total.seconds += part.seconds
         total.cpu_seconds += part.cpu_seconds
         total.disk_bytes += part.disk_bytes
+        total.passes += part.passes
         total.peak_host_bytes = max(total.peak_host_bytes, part.peak_host_bytes)
         total.peak_device_bytes = max(total.peak_device_bytes, part.peak_device_bytes)
 
     def add_recorded(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the phases of another job's record, as if it had been done here."""
         for name, part in recorded.items():
-            self.add(name, PhaseCost(**part))
+            # NaN is null in a record.
+            known = {key: math.nan if value is None else value for key, value in part.items()}
+            self.add(name, PhaseCost(**{"passes": math.nan, **known}))
 
 
 _CURRENT: contextvars.ContextVar["_Meter | None"] = contextvars.ContextVar("current_meter", default=None)
 
 
 @contextlib.contextmanager
-def measure_cost(device: torch.device | str = "cpu", *, workspace: Path | None = None) -> Iterator[Cost]:
+def measure_cost(
+    device: torch.device | str = "cpu", *, workspace: Path | None = None, passes: bool = False
+) -> Iterator[Cost]:
     """Measure what the body costs, synchronised with the device at both ends.
 
     Args:
         workspace: Folder whose growth counts as disk use.
+        passes: Whether the body says by ``count_passes`` what passes it makes; else their number is not known (NaN).
     """
     cost = Cost(torch.device(device), workspace)
-    meter = _Meter(cost)
+    meter = _Meter(cost, passes=passes)
     token = _CURRENT.set(meter)
     try:
         yield cost
@@ -98,11 +107,34 @@ def current_phase() -> str | None:
     return None if meter is None else meter.name
 
 
+def count_passes(passes: int | float) -> None:
+    """Count forward passes in the phase that is being measured; outside every ``measure_cost``, do nothing.
+
+    The unit is one forward pass of one example. By convention a gradient, forward and backward, counts as 3, since the
+    backward pass multiplies about twice as much as the forward one.
+
+    Args:
+        passes: NaN where their number is not known: then that of the phase is not either.
+    """
+    meter = _CURRENT.get()
+    if meter is not None:
+        meter.passes += passes
+
+
+def passes_so_far() -> int | float:
+    """Give the passes that were counted since the surrounding ``measure_cost`` began; NaN without one."""
+    meter = _CURRENT.get()
+    if meter is None:
+        return math.nan
+    return meter.passes + sum(part.passes for part in meter.cost.phases.values())
+
+
 class _Meter:
     """Charge what passes between two switches to the phase that was on."""
 
-    def __init__(self, cost: Cost) -> None:
+    def __init__(self, cost: Cost, *, passes: bool = False) -> None:
         self.cost = cost
+        self.no_passes = 0 if passes else math.nan
         self.name: str | None = None
         self.switch(DEFAULT_PHASE)
 
@@ -114,10 +146,11 @@ class _Meter:
         if self.name is not None:
             seconds, cpu_seconds, disk = (after - before for after, before in zip(now, self.start, strict=True))
             device_peak = torch.cuda.max_memory_allocated(cost.device) if cost.device.type == "cuda" else 0
-            cost.add(self.name, PhaseCost(seconds, cpu_seconds, _peak_host_bytes(), device_peak, disk))
+            cost.add(self.name, PhaseCost(seconds, cpu_seconds, _peak_host_bytes(), device_peak, disk, self.passes))
         if cost.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(cost.device)
         _reset_peak_host_bytes()
+        self.passes = self.no_passes
         self.name, self.start = name, (time.perf_counter(), _cpu_seconds(), _folder_bytes(cost.workspace))
 
 

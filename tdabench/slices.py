@@ -61,6 +61,7 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     return {
         "evaluate": judged,
         "diagnose": {},  # traces alone say how well a method drew
+        "grow": judged,
         "compare": {**judged, "methods": methods, "varied": list(experiment.varied_methods)},
         "agree": {**judged, "top": top, "methods": methods},
         "contrast": {**judged, **cells, "methods": list(experiment.removal_methods)},

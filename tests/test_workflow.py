@@ -332,7 +332,7 @@ def test_the_cost_table_has_its_columns_and_every_phase(finished):
     rows = finished.table("cost.csv")
     assert header == (
         "experiment,repeat,train_size,method,phase,seconds,cpu_seconds,peak_host_bytes,peak_device_bytes,disk_bytes,"
-        "device,status"
+        "device,status,passes"
     )
     assert {(row["method"], row["phase"]) for row in rows} == {
         ("gradsim", "fit"), ("gradsim", "score"), ("random", "score"), ("bif", "score"), ("bank", "train"),
@@ -340,6 +340,9 @@ def test_the_cost_table_has_its_columns_and_every_phase(finished):
     }  # fmt: skip
     assert all(float(row["seconds"]) >= 0 and int(row["peak_host_bytes"]) > 0 for row in rows)
     assert {row["device"] for row in rows} == {"cpu, 1 thread(s)"}
+    passes = {(row["method"], row["phase"]): row["passes"] for row in rows}
+    assert passes["gradsim", "score"] == str(3 * (120 + 40))
+    assert (passes["random", "score"], passes["bank", "train"]) == ("0", "")
 
 
 def test_a_run_prints_the_table_and_keeps_it_as_markdown(run):

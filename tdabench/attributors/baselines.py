@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
+from tdabench.attributors.passes import FORWARD, counted
 from tdabench.progress import progress
 
 
@@ -64,7 +65,8 @@ class QueryIndependent:
             return problem.loss(_Functional(model, moved), batch)
 
         values = {name: parameter.detach() for name, parameter in parameters.items()}
-        return torch.func.jvp(losses, (values,), (direction,))[1]
+        with counted(2 * FORWARD * num_examples(batch)):  # the derivative passes forward beside the value
+            return torch.func.jvp(losses, (values,), (direction,))[1]
 
 
 class _Functional(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
+from tdabench.attributors.passes import GRADIENT, counted
 from tdabench.cost import phase
 from tdabench.seeds import isolated_random_state
 
@@ -123,7 +124,8 @@ def make_task(problem: Problem) -> Task:
         def compute_train_loss(self, batch: Examples, model: nn.Module, sample: bool = False) -> Tensor:
             if not sample:
                 return problem.loss(model, batch).sum()
-            logits = model(batch["image"]).float()
+            with counted(GRADIENT * num_examples(batch)):
+                logits = model(batch["image"]).float()
             with torch.no_grad():
                 labels = torch.multinomial(logits.softmax(dim=-1), num_samples=1).flatten()
             return functional.cross_entropy(logits, labels, reduction="sum")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Problem, num_examples
+from tdabench.attributors.passes import counted_problem
 from tdabench.cost import Cost, measure_cost
 
 # Scores that are checked at a time: all of them may lie on disk, and be more than fit in memory.
@@ -33,7 +34,7 @@ def run_attributor(attributor: Attributor, problem: Problem, *, generator: torch
         TypeError: If it returns no tensor of floating-point scores.
         ValueError: If the scores have the wrong shape or are not finite, or the method changed a model.
     """
-    return _attribute(attributor, lambda: attributor.attribute(problem, generator=generator), problem)
+    return _attribute(attributor, lambda counted: attributor.attribute(counted, generator=generator), problem)
 
 
 def run_chain(
@@ -45,28 +46,35 @@ def run_chain(
         Unsupported: If the method says so.
         ValueError: If the method changed a model.
     """
-    with _models_untouched(attributor, problem), _measure(problem) as cost:
-        tensors = attributor.sample_chain(problem, chain, generator=generator)
+    with _models_untouched(attributor, problem), _measured(problem) as (counted, cost):
+        tensors = attributor.sample_chain(counted, chain, generator=generator)
     return tensors, cost
 
 
 def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence[dict[str, Tensor]]) -> Attribution:
     """Make scores of a method's chains, as ``run_attributor`` does of a method; their sampling is not in the cost."""
-    return _attribute(attributor, lambda: attributor.score_chains(chains, problem), problem)
+    return _attribute(attributor, lambda counted: attributor.score_chains(chains, counted), problem)
 
 
-def _attribute(attributor: Attributor, give_scores: Callable[[], Tensor], problem: Problem) -> Attribution:
+def _attribute(attributor: Attributor, give_scores: Callable[[Problem], Tensor], problem: Problem) -> Attribution:
     with _models_untouched(attributor, problem), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        with _measure(problem) as cost:
-            scores = give_scores()
+        with _measured(problem) as (counted, cost):
+            scores = give_scores(counted)
     check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
     messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)
     return Attribution(scores=scores.detach().float().cpu(), cost=cost, warnings=messages)
 
 
-def _measure(problem: Problem) -> contextlib.AbstractContextManager[Cost]:
-    return measure_cost(next(iter(problem.train.values())).device, workspace=problem.workspace)
+@contextlib.contextmanager
+def _measured(problem: Problem) -> Iterator[tuple[Problem, Cost]]:
+    """Give the problem whose passes are counted, and what the body costs."""
+    device = next(iter(problem.train.values())).device
+    with (
+        counted_problem(problem) as counted,
+        measure_cost(device, workspace=problem.workspace, passes=True) as cost,
+    ):
+        yield counted, cost
 
 
 @contextlib.contextmanager

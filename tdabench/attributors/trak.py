@@ -10,6 +10,7 @@ from torch import Tensor
 from trak import TRAKer
 
 from tdabench.attributors.base import Problem, Unsupported, batches, copy_model, num_examples
+from tdabench.attributors.passes import FORWARD, GRADIENT, counted
 from tdabench.cost import phase
 from tdabench.progress import progress
 from tdabench.seeds import isolated_random_state
@@ -74,12 +75,16 @@ class TRAK:
                 for index, state in enumerate(progress(states, "TRAK features")):
                     traker.load_checkpoint(state, model_id=index)
                     for batch in batches(problem.train, self.batch_size):
-                        traker.featurize((batch["image"], batch["label"]), num_samples=num_examples(batch))
+                        count = num_examples(batch)
+                        with counted((GRADIENT + FORWARD) * count):  # a margin's gradient, then the loss's weight
+                            traker.featurize((batch["image"], batch["label"]), num_samples=count)
                 traker.finalize_features()
             for index, state in enumerate(progress(states, "TRAK queries")):
                 traker.start_scoring_checkpoint("queries", state, model_id=index, num_targets=num_query)
                 for batch in batches(problem.query, self.batch_size):
-                    traker.score((batch["image"], batch["label"]), num_samples=num_examples(batch))
+                    count = num_examples(batch)
+                    with counted(GRADIENT * count):
+                        traker.score((batch["image"], batch["label"]), num_samples=count)
             # traker gives (train, query); positive means that the example raises the query's margin: helpful.
             return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 

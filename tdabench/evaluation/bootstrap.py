@@ -52,6 +52,8 @@ def resampled_means(
     sides: Float[Tensor, "side subset query"],
     pairs: Sequence[tuple[int, int]],
     resamples: Resamples,
+    *,
+    factors: Float[Tensor, " query"] | None = None,
 ) -> ResampledMeans:
     r"""Correlate pairs of sides by rank in each resample, and average over its queries.
 
@@ -67,7 +69,9 @@ def resampled_means(
     Args:
         sides: What is correlated, such as summed scores and negative losses.
         pairs: Which two sides each column of the result is for; few different first ones are fastest.
+        factors: What each query's correlation is multiplied by before the mean; 1 if not given.
     """
+    factors = torch.ones(sides.shape[2]) if factors is None else factors
     firsts = sorted({first for first, _ in pairs})
     columns = [(firsts.index(first), second) for first, second in pairs]
     forward, backward = _sorted_both_ways(sides)
@@ -82,6 +86,7 @@ def resampled_means(
             for query in range(0, sides.shape[2], width):
                 some = slice(query, query + width)
                 found = _correlations(weights, forward[some], backward[some], firsts, columns).double()
+                found *= factors[some, None, None]
                 seen, found = found.isfinite().double(), found.nan_to_num()
                 for total, values in ((together, found), (weight, seen)):
                     total[part] += torch.einsum("qpr,rq->rp", values, counts[:, some])

@@ -15,6 +15,7 @@ HEADERS = {
     "peak_device_bytes": "Device memory (MB)",
     "disk_bytes": "Disk (MB)",
     "cpu_seconds": "CPU (s)",
+    "passes": "Forward passes",
     "count": "k",
     "effect": "Effect (nats)",
     "effect_random": "Random removal (nats)",

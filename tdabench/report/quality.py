@@ -114,14 +114,21 @@ def ground_truth_table(cost: pd.DataFrame) -> Table | None:
 
 
 def _measured(rows: pd.DataFrame) -> list[str]:
-    """Give the columns of cost beside seconds; the device's memory only where there is any."""
-    columns = ["cpu_seconds", "peak_host_bytes", "peak_device_bytes", "disk_bytes"]
-    return [column for column in columns if column != "peak_device_bytes" or rows[column].fillna(0).gt(0).any()]
+    """Give the columns of cost beside seconds; the device's memory only where there is any, passes where counted."""
+    columns = ["cpu_seconds", "passes", "peak_host_bytes", "peak_device_bytes", "disk_bytes"]
+    optional = ("passes", "peak_device_bytes")  # tables of older results have no passes
+    return [
+        column
+        for column in columns
+        if column not in optional or (column in rows and rows[column].astype(float).fillna(0).gt(0).any())
+    ]
 
 
 def _mean(parts: pd.DataFrame, column: str) -> float | None:
     """Give the mean over repeats: of sums over phases, of a peak the highest; nothing if nothing was measured."""
     known = parts[parts[column].notna()]
+    if column == "passes" and len(known) < len(parts):  # of one phase, they are not the whole
+        return None
     how = "max" if column.startswith("peak_") else "sum"
     return float(known.groupby("repeat")[column].agg(how).mean()) if len(known) else None
 

@@ -11,7 +11,7 @@ LDS_COLUMNS = (
 )  # fmt: skip
 COST_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "phase", "seconds", "cpu_seconds", "peak_host_bytes",
-    "peak_device_bytes", "disk_bytes", "device", "status",
+    "peak_device_bytes", "disk_bytes", "device", "status", "passes",
 )  # fmt: skip
 
 
@@ -32,8 +32,12 @@ def count_repeats(lds: pd.DataFrame) -> int:
 
 
 def make_cost_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make the cost table: one row a repeat, size, method and phase; also the bank's and the checkpoints' cost."""
-    return pd.DataFrame(list(rows), columns=list(COST_COLUMNS)).astype({"repeat": str})
+    """Make the cost table: one row a repeat, size, method and phase; also the bank's and the checkpoints' cost.
+
+    ``passes`` is empty where their number is not known, as in results from before they were counted.
+    """
+    table = pd.DataFrame(list(rows), columns=list(COST_COLUMNS)).astype({"repeat": str})
+    return table.assign(passes=pd.to_numeric(table["passes"]).round().astype("Int64"))
 
 
 def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from tdabench.stages.commands import methods as methods
 from tdabench.stages.comparison import compare as compare
 from tdabench.stages.detection import detect as detect
 from tdabench.stages.diagnosis import diagnose as diagnose
+from tdabench.stages.growth import grow as grow
 from tdabench.stages.judgement import evaluate as evaluate
 from tdabench.stages.judgement import report as report
 from tdabench.stages.planning import power as power

@@ -26,7 +26,7 @@ def diagnose(arguments: argparse.Namespace) -> None:
         save_tensors(beside, {}, record)
         save_json(arguments.output, {"method": method, "traces": False}, record)
         return
-    traces = _load_traces(path, arguments.scores)
+    traces = load_traces(path, arguments.scores)
     inverse_temperature = _inverse_temperature(scores_record)
     result = diagnose_traces(
         traces["train"],
@@ -67,8 +67,12 @@ def _coefficients(traces: dict[str, Any], inverse_temperature: float | None) -> 
     return found
 
 
-def _load_traces(path: Path, scores: Path) -> dict[str, Any]:
-    """Read the traces, and check them against the scores."""
+def load_traces(path: Path, scores: Path) -> dict[str, Any]:
+    """Read the traces, and check them against the scores.
+
+    Raises:
+        ValueError: If they are no traces, or of another run than the scores.
+    """
     traces = load_tensors(path)
     shapes = {name: tuple(traces[name].shape) for name in ("train", "query") if name in traces}
     fits = len(shapes) == 2 and all(len(shape) == 3 and min(shape) > 0 for shape in shapes.values())

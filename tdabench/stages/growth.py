@@ -1,0 +1,138 @@
+"""The stage that says how a method's LDS grows with its draws, and where it would end."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tdabench.config import Experiment, load_experiment
+from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.seeds import make_generator
+from tdabench.stages.diagnosis import load_traces
+
+Traces = dict[str, Tensor]
+
+
+def grow(arguments: argparse.Namespace) -> None:
+    """Measure a method's LDS at growing numbers of draws, from the traces that it kept; say so if there is no growth.
+
+    Nothing is run again.
+    """
+    torch.set_num_threads(1)
+    experiment = load_experiment(arguments.experiment)
+    method, scores_record = arguments.scores.stem, load_record(arguments.scores)
+    path = arguments.scores.parent.parent / "workspace" / method / "traces.safetensors"
+    inputs = [arguments.scores, arguments.split, *arguments.bank]
+    reason, content = scores_record["status"], {}
+    if not reason.startswith("unsupported"):
+        reason = f"no growth: {method} keeps no traces"
+        if path.is_file():
+            reason, content = _grow(arguments, experiment, load_record(path), load_traces(path, arguments.scores))
+            inputs.append(path)
+    details = {"evaluation": experiment.evaluation, "method": scores_record.get("attributor")}
+    record = make_record(details, inputs=inputs, seed=experiment.seed, status=reason)
+    save_json(arguments.output, {"method": method, "growth": bool(content), **content}, record)
+
+
+def _grow(
+    arguments: argparse.Namespace, experiment: Experiment, record: dict[str, Any], traces: Traces
+) -> tuple[str, dict[str, Any]]:
+    """Give the status, and the growth if there is one."""
+    from tdabench.evaluation.extrapolation import extrapolate
+    from tdabench.evaluation.growth import measure_growth
+
+    scored = len(load_tensors(arguments.split)["query"])
+    if not record.get("markov", True):
+        return "no growth: the draws are laid out as a whole, so that the first of them are no smaller design", {}
+    train, query = _converged(traces["train"], traces["query"])
+    estimate = _find_estimate(query, train, load_tensors(arguments.scores)["scores"])
+    if estimate is None:
+        return "no growth: the scores are neither the covariance nor the correlation of the traces", {}
+    generators = (
+        make_generator(experiment.seed, "bootstrap", arguments.repeat, arguments.train_size) for _ in range(2)
+    )  # as `evaluate` has it: the last point is the table's
+    asked = (query[..., :scored], train, estimate, _load_truth(arguments, scored), experiment.evaluation)
+    points = measure_growth(*asked, generator=next(generators))
+    limit = extrapolate(*asked, generator=next(generators))
+    spent = _Spent(traces, load_record(arguments.scores))
+    return "ok", {
+        "chains": traces["train"].shape[0],
+        "queries": scored,
+        "points": [
+            {
+                "draws": one.draws,
+                **dataclasses.asdict(one.interval),
+                "nan_queries": one.nan_queries,
+                **spent.at(one.draws),
+            }
+            for one in points
+        ],
+        "limit": dataclasses.asdict(limit),
+    }
+
+
+def _load_truth(arguments: argparse.Namespace, scored: int) -> Any:
+    from tdabench.evaluation.lds import average_retrains
+
+    shards = [load_tensors(path) for path in arguments.bank]
+    masks, losses = (torch.cat([shard[name] for shard in shards]) for name in ("masks", "loss"))
+    truth = average_retrains(masks, losses)
+    return dataclasses.replace(truth, losses=truth.losses[:, :scored])
+
+
+def _converged(train: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out the chains that the scores leave out."""
+    from tdabench.evaluation.diagnostics import DIVERGED
+
+    kept = (train.abs() < DIVERGED).all(dim=(1, 2)) & (query.abs() < DIVERGED).all(dim=(1, 2))
+    return train[kept], query[kept]
+
+
+def _find_estimate(query: Tensor, train: Tensor, scores: Tensor) -> Any:
+    """Give the function of the traces that makes the scores: a method needs not say which, and none is taken for it."""
+    from tdabench.attributors.traces import loss_correlation, loss_covariance
+
+    if min(query.shape[:2]) < 1 or query.shape[1] < 2:
+        return None
+    tolerance = 1e-4 * scores.abs().max().item()
+    for estimate in (loss_covariance, loss_correlation):
+        found = estimate(query[..., : len(scores)], train).to(scores)
+        if torch.allclose(found, scores, rtol=1e-3, atol=tolerance):
+            return estimate
+    return None
+
+
+class _Spent:
+    """What a method had spent when every chain was at some draw."""
+
+    def __init__(self, traces: Traces, record: dict[str, Any]) -> None:
+        settings = record.get("attributor")
+        settings = settings if isinstance(settings, dict) else {}
+        parts = list(record.get("cost", {}).values())
+        self.burn_in, self.steps = settings.get("burn_in", 0), settings.get("steps_between_draws", 1)
+        self.clock = traces.get("cpu_seconds")
+        self.draws = traces["train"].shape[1]
+        # Losses at a draw: of every chain, for every example.
+        self.measured = len(traces["train"]) * (traces["train"].shape[2] + traces["query"].shape[2])
+        self.total = {name: _sum_of(parts, name) for name in ("cpu_seconds", "passes")}
+
+    def at(self, draws: int) -> dict[str, float | None]:
+        """Give CPU seconds and passes: by the chains' own clock if they have one, else by their share of all steps."""
+        share = (self.burn_in + draws * self.steps) / (self.burn_in + self.draws * self.steps)
+        seconds, passes = self.total["cpu_seconds"], self.total["passes"]
+        if self.clock is not None:
+            seconds = self.clock[:, draws - 1].sum().item()
+        elif seconds is not None:
+            seconds *= share
+        if passes is not None:
+            at_draws = min(self.measured, passes / self.draws)
+            passes = round(draws * at_draws + (passes - self.draws * at_draws) * share)
+        return {"cpu_seconds": seconds, "passes": passes}
+
+
+def _sum_of(parts: list[dict[str, Any]], name: str) -> float | None:
+    """Add up the phases; nothing is known of the whole if a phase has nothing."""
+    values = [part.get(name) for part in parts]
+    return sum(values) if values and None not in values else None

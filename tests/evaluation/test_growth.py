@@ -1,0 +1,93 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from simulated_traces import draw_bank, draw_traces
+
+from tdabench.attributors.traces import loss_covariance
+from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
+from tdabench.evaluation.growth import choose_draws, measure_growth
+from tdabench.evaluation.intervals import bootstrap_interval
+from tdabench.evaluation.lds import linear_datamodeling_score, predicted_and_measured
+from tdabench.seeds import make_generator
+from tdabench.settings import EvaluationSettings
+
+SETTINGS = EvaluationSettings(resamples=100)
+
+
+@pytest.mark.parametrize("draws", [100, 401, 2000])
+def test_points_of_the_curve_go_from_few_draws_to_all_in_equal_ratios(draws):
+    found = choose_draws(draws)
+
+    assert (found[0], found[-1], len(found)) == (4, draws, 10)
+    ratios = [second / first for first, second in itertools.pairwise(found[3:])]
+    assert max(ratios) / min(ratios) < 1.2
+
+
+@pytest.mark.parametrize(("draws", "expected"), [(2, [2]), (4, [4]), (5, [4, 5]), (8, [4, 5, 6, 7, 8])])
+def test_few_draws_have_no_point_twice(draws, expected):
+    assert choose_draws(draws) == expected
+
+
+def test_a_point_is_the_lds_of_the_first_draws_of_every_chain():
+    bank = draw_bank(make_generator(0, "bank"))
+    query, train = draw_traces(bank, make_generator(0, "traces"), chains=3, draws=40, memory=0.5)
+
+    points = measure_growth(query, train, loss_covariance, bank.truth, SETTINGS, generator=make_generator(0, "b"))
+
+    assert [point.draws for point in points] == choose_draws(40)
+    for point in points:
+        chains = [
+            np.cov(one[: point.draws].T.numpy(), other[: point.draws].T.numpy())[: query.shape[2], query.shape[2] :]
+            for one, other in zip(query, train, strict=True)
+        ]
+        scores = torch.from_numpy(np.mean(chains, axis=0))
+        expected = linear_datamodeling_score(scores, bank.truth.masks, bank.truth.losses).mean().item()
+        assert point.interval.mean == pytest.approx(expected, abs=1e-9)
+        assert point.interval.low < expected < point.interval.high
+
+
+def test_every_point_has_the_interval_of_the_table_on_the_same_resamples():
+    bank = draw_bank(make_generator(0, "bank"))
+    query, train = draw_traces(bank, make_generator(0, "traces"), chains=2, draws=12, memory=0.0)
+
+    points = measure_growth(query, train, loss_covariance, bank.truth, SETTINGS, generator=make_generator(0, "b"))
+
+    for point in (points[0], points[-1]):
+        scores = loss_covariance(query[:, : point.draws], train[:, : point.draws])
+        both = predicted_and_measured(scores, bank.truth.masks, bank.truth.losses)
+        expected = bootstrap_interval(*both, resamples=100, confidence=0.95, generator=make_generator(0, "b"))
+        assert point.interval.low == pytest.approx(expected.low, abs=1e-6)
+        assert point.interval.high == pytest.approx(expected.high, abs=1e-6)
+
+
+def test_queries_that_never_move_are_left_out_and_counted():
+    bank = draw_bank(make_generator(0, "bank"))
+    query, train = draw_traces(bank, make_generator(0, "traces"), chains=2, draws=12, memory=0.0)
+    query[..., :2] = 1.0
+
+    points = measure_growth(query, train, loss_covariance, bank.truth, SETTINGS, generator=make_generator(0, "b"))
+
+    assert {point.nan_queries for point in points} == {2}
+    assert all(np.isfinite(point.interval.mean) for point in points)
+
+
+def test_factors_of_queries_multiply_their_correlations_in_every_resample():
+    generator = make_generator(0, "sides")
+    sides = torch.randn(2, 12, 5, generator=generator, dtype=torch.float64)
+    drawn = draw_resamples(12, 5, resamples=20, generator=generator)
+    factors = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+
+    found = resampled_means(sides, [(0, 1)], drawn, factors=factors)
+
+    singles = [resampled_means(sides[..., [place]], [(0, 1)], drawn_of(drawn, place)) for place in range(5)]
+    correlations = torch.stack([single.subsets[:, 0] for single in singles], dim=1)
+    counts = drawn.queries.double()
+    both = (counts * factors * correlations).sum(dim=1) / counts.sum(dim=1)
+    torch.testing.assert_close(found.both[:, 0], both, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.subsets[:, 0], (factors * correlations).mean(dim=1), atol=1e-5, rtol=0)
+
+
+def drawn_of(drawn, place):
+    return type(drawn)(subsets=drawn.subsets, queries=drawn.queries[:, [place]])
