@@ -12,7 +12,8 @@ from tdabench.attributors.base import Problem
 from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.chains import chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
-from tdabench.attributors.sgld import sample_chain
+from tdabench.attributors.restriction import require_patterns, restrict_model
+from tdabench.attributors.samplers import require_sampler, sample_chain, sampler_settings
 from tdabench.attributors.traces import estimate_scores
 
 
@@ -22,23 +23,31 @@ class BIF:
 
     .. math:: \mathrm{score}(j, i) = \mathrm{Cov}_\gamma(\ell_j(w), \ell_i(w)) = -\mathrm{BIF}(i, j)
 
-    over the local posterior :math:`p(w) \propto \exp(-n\beta L(w) - \tfrac{\gamma}{2} |w - w^*|^2)`, sampled by SGLD.
-    The losses of every draw are kept in the workspace (``traces.safetensors``: what ``record_chain`` gives, with a
-    first axis for the chain).
+    over the local posterior :math:`p(w) \propto \exp(-n\beta L(w) - \tfrac{\gamma}{2} |w - w^*|^2)`, sampled by
+    chains. The losses of every draw are kept in the workspace (``traces.safetensors``: what ``record_chain`` gives,
+    with a first axis for the chain).
 
     Attributes:
-        step_size: :math:`\epsilon` of SGLD.
+        step_size: :math:`\epsilon` of SGLD; the other samplers' has the same meaning and the same limit.
         inverse_temperature: :math:`n\beta`.
         localization: :math:`\gamma`.
         chains: Independent chains; covariances are centred in each.
         draws: Draws a chain, at least 2.
         burn_in: Steps of each chain before its first draw.
-        steps_between_draws: SGLD steps a draw: draws one step apart are almost copies.
+        steps_between_draws: Steps a draw: draws one step apart are almost copies.
         batch_size: Minibatch of a step, from the reference set.
         estimate: ``covariance``, or ``correlation`` (the normalised BIF, in [-1, 1]).
         loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
+        sampler: ``sgld``, ``rmsprop_sgld`` or ``baoab``. What follows are settings of one or two of them, refused by
+            the others; null is the default that ``sample_chain`` in the sampler's module gives and explains.
+        friction: ``baoab``.
+        preconditioner: ``rmsprop_sgld`` (``frozen`` or ``adaptive``), ``baoab`` (``frozen``).
+        preconditioner_steps: Gradients that a preconditioner is measured from.
+        stability: Of a preconditioner.
+        decay: Of the ``adaptive`` preconditioner.
+        restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
     """
 
     step_size: float
@@ -52,6 +61,13 @@ class BIF:
     estimate: str = "covariance"
     loss_batch_size: int = 500
     memory_gib: float | None = None
+    sampler: str = "sgld"
+    friction: float | None = None
+    preconditioner: str | None = None
+    preconditioner_steps: int | None = None
+    stability: float | None = None
+    decay: float | None = None
+    restrict: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         lowest = {
@@ -72,12 +88,14 @@ class BIF:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
         require_memory(self.memory_gib)
+        require_sampler(self)
+        require_patterns(self.restrict)
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Sample the chains, keep their traces, and give the covariance or correlation of the losses.
 
         Raises:
-            ValueError: If every chain diverged.
+            ValueError: If every chain diverged, or a pattern of ``restrict`` matches nothing.
         """
         chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
         return self.score_chains(chains, problem)
@@ -85,7 +103,7 @@ class BIF:
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""
         steps = sample_chain(
-            problem.models[0],
+            restrict_model(problem.models[0], self.restrict),
             problem.loss,
             problem.reference,
             steps=self.burn_in + self.draws * self.steps_between_draws,
@@ -94,6 +112,7 @@ class BIF:
             localization=self.localization,
             batch_size=self.batch_size,
             generator=chain_generator(problem, chain, generator),
+            **sampler_settings(self),
         )
         return record_chain(
             problem,

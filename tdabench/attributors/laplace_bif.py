@@ -13,6 +13,7 @@ from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.chains import chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
+from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.sgld import Step
 from tdabench.attributors.traces import estimate_scores
 from tdabench.cost import phase
@@ -48,6 +49,7 @@ class LaplaceBIF:
         loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
+        restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
     """
 
     draws: int
@@ -59,6 +61,7 @@ class LaplaceBIF:
     estimate: str = "covariance"
     loss_batch_size: int = 500
     memory_gib: float | None = None
+    restrict: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "loss_batch_size": 1}.items():
@@ -69,12 +72,13 @@ class LaplaceBIF:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
         require_memory(self.memory_gib)
+        require_patterns(self.restrict)
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Measure the curvature, draw, keep the traces, and give the covariance or correlation of the losses.
 
         Raises:
-            ValueError: If every chain diverged, or no gradient differs from zero.
+            ValueError: If every chain diverged, no gradient differs from zero, or a pattern matches nothing.
         """
         chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
         return self.score_chains(chains, problem)
@@ -102,9 +106,10 @@ class LaplaceBIF:
         return estimate_scores(self, chains, problem, remedy=f"lower amplitude ({self.amplitude})", markov=False)
 
     def _draw(self, problem: Problem, generator: torch.Generator) -> Iterator[Step]:
+        model = restrict_model(problem.models[0], self.restrict)
         with phase("fit"):
             curvature = measure_curvature(
-                problem.models[0],
+                model,
                 problem.loss,
                 problem.reference,
                 directions=self.draws - 1,
@@ -113,4 +118,4 @@ class LaplaceBIF:
                 generator=generator,
             )
             variances = posterior_variances(curvature, localization=self.localization, amplitude=self.amplitude)
-        yield from sample_laplace(problem.models[0], curvature, variances, draws=self.draws, generator=generator)
+        yield from sample_laplace(model, curvature, variances, draws=self.draws, generator=generator)

@@ -1,4 +1,4 @@
-"""Stochastic-gradient Langevin dynamics around a checkpoint."""
+"""Stochastic-gradient Langevin dynamics around a checkpoint, and what every sampler shares with it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -29,6 +29,74 @@ class Step:
     def distance(self) -> float:
         """Give the Euclidean distance from the checkpoint."""
         return torch.dist(self.position, self.checkpoint).item()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Walker:
+    r"""A copy of a model that a sampler moves, and gradients of :math:`U = n\beta L + \tfrac{\gamma}{2} |w - w^*|^2`.
+
+    Attributes:
+        model: The copy.
+        position: Its moving parameters: move them in place.
+        gradient: Where gradients are written, in the form of ``position``.
+        checkpoint: Where they began.
+        loss: The loss.
+        reference: What minibatches are drawn from.
+        batch_size: Examples of a minibatch.
+        generator: The stream of minibatches and noise.
+    """
+
+    model: nn.Module
+    position: Float[Tensor, " parameter"]
+    gradient: Float[Tensor, " parameter"]
+    checkpoint: Float[Tensor, " parameter"]
+    loss: LossFn
+    reference: Examples
+    batch_size: int
+    generator: torch.Generator
+
+    def measure_gradient(self) -> Float[Tensor, ""]:
+        """Write the gradient of a new minibatch's mean loss, and give that loss."""
+        batch = draw_batch(self.reference, self.batch_size, generator=self.generator)
+        self.gradient.zero_()
+        with torch.enable_grad():
+            minibatch_loss = self.loss(self.model, batch).mean()
+            minibatch_loss.backward()
+        return minibatch_loss.detach()
+
+    def tilt_gradient(self, inverse_temperature: float, localization: float) -> None:
+        """Make the mean loss's gradient that of :math:`U`, in place."""
+        self.gradient.mul_(inverse_temperature).add_(self.position - self.checkpoint, alpha=localization)
+
+    def arrive(self, minibatch_loss: Float[Tensor, ""]) -> Step:
+        """Give where the walker is."""
+        return Step(model=self.model, loss=minibatch_loss, position=self.position, checkpoint=self.checkpoint)
+
+
+def make_walker(
+    model: nn.Module, loss: LossFn, reference: Examples, *, batch_size: int, generator: torch.Generator
+) -> Walker:
+    """Copy a model, in eval mode, to move those of its parameters that require a gradient.
+
+    Args:
+        batch_size: Examples of a minibatch, drawn without replacement; all of them if there are fewer.
+        generator: The stream of minibatches and noise, on the model's device.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+    """
+    model = copy_model(model)
+    position, gradient = flatten_parameters(model)
+    return Walker(
+        model=model,
+        position=position,
+        gradient=gradient,
+        checkpoint=position.clone(),
+        loss=loss,
+        reference=reference,
+        batch_size=batch_size,
+        generator=generator,
+    )
 
 
 def sample_chain(
@@ -63,19 +131,14 @@ def sample_chain(
     Raises:
         ValueError: If no parameter requires a gradient.
     """
-    model = copy_model(model)
-    position, gradient = flatten_parameters(model)
-    checkpoint, noise = position.clone(), torch.empty_like(position)
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    position, noise = walker.position, torch.empty_like(walker.position)
     for _ in range(steps):
-        batch = draw_batch(reference, batch_size, generator=generator)
-        gradient.zero_()
-        with torch.enable_grad():
-            minibatch_loss = loss(model, batch).mean()
-            minibatch_loss.backward()
+        minibatch_loss = walker.measure_gradient()
         noise.normal_(std=step_size**0.5, generator=generator)
-        position.lerp_(checkpoint, step_size * localization / 2)
-        position.add_(gradient, alpha=-step_size * inverse_temperature / 2).add_(noise)
-        yield Step(model=model, loss=minibatch_loss.detach(), position=position, checkpoint=checkpoint)
+        position.lerp_(walker.checkpoint, step_size * localization / 2)
+        position.add_(walker.gradient, alpha=-step_size * inverse_temperature / 2).add_(noise)
+        yield walker.arrive(minibatch_loss)
 
 
 def draw_batch(examples: Examples, size: int, *, generator: torch.Generator) -> Examples:
