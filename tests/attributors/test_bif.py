@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from tdabench.attributors import bif
 from tdabench.attributors.base import Examples, Problem
@@ -166,6 +167,39 @@ def test_models_are_left_as_they_were(tmp_path):
     assert not any(module.training for module in model.modules())
 
 
+def test_batch_norm_and_dropout_stay_as_at_the_checkpoint(tmp_path):
+    with isolated_random_state(make_generator(0, "model")):
+        layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(72, 4)
+        model = nn.Sequential(*layers).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = []
+
+    def loss(model: nn.Module, examples: Examples) -> Tensor:
+        seen.append({name: value.clone() for name, value in model.named_buffers()})
+        assert not any(module.training for module in model.modules())
+        return functional.cross_entropy(model(examples["image"]), examples["label"], reduction="none")
+
+    problem = make_image_problem(tmp_path, num_train=8, num_query=4, num_models=1)
+    problem = dataclasses.replace(problem, models=(model,), loss=loss)
+
+    BIF(**{**SETTINGS, "step_size": 1e-3, "draws": 5}).attribute(problem, generator=make_generator(0, "bif"))
+
+    assert len(seen) == 2 * (1 + 5 + 5)  # the checkpoint, steps and draws of each chain
+    assert all(torch.equal(value, before[name]) for buffers in seen for name, value in buffers.items())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_scores_within_a_memory_that_is_told_are_those_without_a_limit(tmp_path):
+    problem = _quadratic_problem(tmp_path)
+
+    free, limited = (
+        BIF(**SETTINGS, memory_gib=limit).attribute(problem, generator=make_generator(0, "bif"))
+        for limit in (None, 1e-6)
+    )
+
+    torch.testing.assert_close(limited, free.float(), rtol=1e-5, atol=1e-7)
+
+
 def test_an_absurd_step_size_is_an_error_that_says_so(tmp_path):
     problem = _quadratic_problem(tmp_path)
     # Each step multiplies the distance by about 10^5: float32 overflows after a few.
@@ -201,6 +235,7 @@ def test_a_diverged_chain_among_good_ones_is_left_out_with_a_warning(tmp_path, m
         ({"step_size": math.nan}, "step_size must be positive and finite, got nan"),
         ({"inverse_temperature": -1.0}, "inverse_temperature must be at least 0 and finite, got -1.0"),
         ({"localization": -1.0}, "localization must be at least 0 and finite, got -1.0"),
+        ({"memory_gib": 0.0}, "memory_gib must be positive and finite, or null for no limit, got 0.0"),
         ({"estimate": "cosine"}, "estimate must be covariance or correlation, got 'cosine'"),
     ],
 )

@@ -226,6 +226,7 @@ def test_a_diverged_chain_among_good_ones_is_left_out_with_a_warning(tmp_path, m
         ({"metric_damping": -1.0}, "metric_damping must be positive and finite, got -1.0"),
         ({"amplitude": math.nan}, "amplitude must be positive and finite, got nan"),
         ({"amplitude": math.inf}, "amplitude must be positive and finite, got inf"),
+        ({"memory_gib": 0.0}, "memory_gib must be positive and finite, or null for no limit, got 0.0"),
         ({"estimate": "cosine"}, "estimate must be covariance or correlation, got 'cosine'"),
     ],
 )
