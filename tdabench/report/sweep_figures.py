@@ -171,7 +171,7 @@ def _draw_small_multiples(
 
 def _draw_traces(axes: Axes, cell: pd.Series, traces: pd.DataFrame, limits: tuple[float, float]) -> None:
     axes.set_ylim(*limits)
-    if limits[1] > 20 * limits[0]:
+    if 0 < 20 * limits[0] < limits[1]:
         axes.set_yscale("log")
     if pd.isna(cell["tuning_lds"]):
         axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, zorder=0, **MISSING))

@@ -37,7 +37,7 @@ def choose(arguments: argparse.Namespace) -> None:
             traces += cell.traces()
             inputs += cell.inputs
     settings = {"sweep": experiment.sweep, "evaluation": experiment.evaluation}
-    record = make_record(settings, inputs=dict.fromkeys(inputs), seed=experiment.seed)
+    record = make_record(settings, inputs=list(dict.fromkeys(inputs)), seed=experiment.seed)
     sys.stdout.write(write_sweep(experiment, arguments.output, rows, traces, choices, record, over_repeats))
 
 
