@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Attributor, ChainAttributor, Problem, num_examples
-from tdabench.cost import Cost, measure_cost
+from tdabench.attributors.base import Attributor, Calibrated, ChainAttributor, Problem, num_examples
+from tdabench.cost import Cost, measure_cost, phase
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,20 @@ def run_chain(
     with _models_untouched(attributor, problem), _measure(problem) as cost:
         tensors = attributor.sample_chain(problem, chain, generator=generator)
     return tensors, cost
+
+
+def run_calibration(
+    attributor: Calibrated, problem: Problem, *, generator: torch.Generator
+) -> tuple[dict[str, Any], Cost]:
+    """Calibrate a method, and measure it as phase ``fit``.
+
+    Raises:
+        Unsupported: If the method says so.
+        ValueError: If the method changed a model.
+    """
+    with _models_untouched(attributor, problem), _measure(problem) as cost, phase("fit"):
+        report = attributor.calibrate(problem, generator=generator)
+    return report, cost
 
 
 def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence[dict[str, Tensor]]) -> Attribution:
