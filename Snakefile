@@ -56,6 +56,14 @@ def chains_of(wildcards):
     )
 
 
+def calibration_of(wildcards):
+    """Give the file with what a method's settings that say auto are."""
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    if not experiment.has_calibration(wildcards.method):
+        return []
+    return expand("results/{experiment}/{repeat}/{train_size}/calibrate/{method}.json", **wildcards)
+
+
 def has_bank(experiment):
     return experiment.bank is not None
 
@@ -203,12 +211,33 @@ rule retrain:
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
+rule calibrate:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/calibrate/{method}.json",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/calibrate-{method}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("calibrate"),
+    shell:
+        "tdabench calibrate {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+
+
 rule sample:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        calibration=calibration_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/chains/{method}-{chain}.safetensors",
     log:
@@ -220,7 +249,8 @@ rule sample:
     shell:
         "tdabench sample {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --method {wildcards.method} --chain {wildcards.chain} --dataset {input.dataset} --split {input.split}"
-        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+        " --checkpoints {input.checkpoints} --calibration {input.calibration} --threads {threads}"
+        " --output {output} > {log} 2>&1"
 
 
 rule attribute:
@@ -229,6 +259,7 @@ rule attribute:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        calibration=calibration_of,
         chains=chains_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
@@ -241,8 +272,8 @@ rule attribute:
     shell:
         "tdabench attribute {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
-        " --checkpoints {input.checkpoints} --chains {input.chains} --threads {threads}"
-        " --output {output} > {log} 2>&1"
+        " --checkpoints {input.checkpoints} --chains {input.chains} --calibration {input.calibration}"
+        " --threads {threads} --output {output} > {log} 2>&1"
 
 
 rule vary:
@@ -251,6 +282,7 @@ rule vary:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        calibration=calibration_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
     log:
@@ -262,7 +294,8 @@ rule vary:
     shell:
         "tdabench vary {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
-        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+        " --checkpoints {input.checkpoints} --calibration {input.calibration} --threads {threads}"
+        " --output {output} > {log} 2>&1"
 
 
 rule compare:

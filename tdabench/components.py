@@ -103,6 +103,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             except ValueError:
                 continue
         raise ValueError(f"{where} must be of type {hint}, got {value!r}.")
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint) or isinstance(value, bool):
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, typing.get_args(hint)))}, got {value!r}.")
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(hint) is tuple:

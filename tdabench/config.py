@@ -122,6 +122,10 @@ class Experiment:
         chains = self.methods[method].settings.get("chains")
         return chains if type(chains) is int and chains > 0 else 0
 
+    def has_calibration(self, method: str) -> bool:
+        """Say whether a setting of a method says ``auto``, so that it is calibrated."""
+        return "auto" in self.methods[method].settings.values()
+
     def stage_settings(self, stage: str, method: str | None = None, point: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
 

@@ -45,12 +45,33 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
         stage.add_argument("--method", required=True, help="its key in the experiment file")
     for stage in (attribute, sample, vary, sweep):
         stage.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+        stage.add_argument("--calibration", type=Path, nargs="?", help="file of `calibrate`, if a setting says auto")
     attribute.add_argument("--chains", type=Path, nargs="*", default=[], help="files of `sample`, in order")
     sample.add_argument("--chain", type=int, required=True, help="which one, from 0")
+    _add_calibrate(stages)
     _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
     remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
     remove.add_argument("--method", required=True, help="its key in the experiment file")
     remove.add_argument("--scores", type=Path, required=True)
+
+
+def _add_calibrate(stages: argparse._SubParsersAction) -> None:
+    """Describe the stage that a person may run too: whatever the workflow names has a default then."""
+    summary = "find a sampler's step size, steps between draws and burn-in"
+    calibrate = stages.add_parser("calibrate", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    calibrate.add_argument("experiment", type=Path, help="the experiment's YAML file")
+    calibrate.add_argument("--method", required=True, help="its key in the experiment file")
+    calibrate.add_argument("--repeat", type=int, default=0, help="which repetition (default: 0)")
+    calibrate.add_argument("--train-size", type=int, help="size of the attribution set (default: the first)")
+    calibrate.add_argument("--dataset", type=Path, help="file of `dataset` (default: that in results/NAME)")
+    calibrate.add_argument("--split", type=Path, help="file of `split` (default: that in results/NAME)")
+    calibrate.add_argument("--checkpoints", type=Path, nargs="+", help="files of `train` (default: in results/NAME)")
+    calibrate.add_argument(
+        "--output", type=Path, help="file to write, for settings that say auto (default: print what all could be)"
+    )
+    calibrate.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
+    calibrate.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    calibrate.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
 def _add_judging_stages(stages: argparse._SubParsersAction) -> None:

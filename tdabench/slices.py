@@ -85,11 +85,17 @@ def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
     described = describe(experiment.methods[method])
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
     variance = experiment.variance or VarianceSettings()
-    # With more chains, those that are there stay.
-    settings = {key: value for key, value in described["settings"].items() if key != "chains"}
     return {
         "attribute": attribute,
-        "sample": {**attribute, "method": {**described, "settings": settings}},
+        # With more chains, those that are there stay.
+        "sample": {**attribute, "method": _without(described, "chains")},
+        # See tdabench.attributors.base.Calibrated.
+        "calibrate": {**attribute, "method": _without(described, "chains", "draws", "estimate")},
         "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
         "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},
     }
+
+
+def _without(described: dict[str, Any], *names: str) -> dict[str, Any]:
+    settings = {key: value for key, value in described["settings"].items() if key not in names}
+    return {**described, "settings": settings}

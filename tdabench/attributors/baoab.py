@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tdabench.attributors.base import Examples, LossFn
-from tdabench.attributors.preconditioner import measure_preconditioner
+from tdabench.attributors.preconditioner import STABILITY, STEPS, measure_preconditioner
 from tdabench.attributors.sgld import Step, make_walker
 
 
@@ -24,8 +24,8 @@ def sample_chain(
     generator: torch.Generator,
     friction: float | None = None,
     preconditioner: str | None = None,
-    preconditioner_steps: int = 100,
-    stability: float = 1.0,
+    preconditioner_steps: int = STEPS,
+    stability: float = STABILITY,
 ) -> Iterator[Step]:
     r"""Take steps of BAOAB (Leimkuhler & Matthews, 2013, arXiv:1203.5428), as ``sgld.sample_chain`` does of SGLD.
 

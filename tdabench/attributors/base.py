@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -83,6 +83,29 @@ class ChainAttributor(Attributor, Protocol):
 
     def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
         """Score every training example for every query, from all chains in their order."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Attributor, Protocol):
+    """A method that can find settings by itself: those of its fields that say ``auto``.
+
+    The workflow calibrates in a job of its own, and gives every other job of the method what was found.
+    """
+
+    def calibrate(self, problem: Problem, *, generator: torch.Generator) -> dict[str, Any]:
+        """Find settings, from the model and the training data alone: no query's loss or label may be looked at.
+
+        Nor may ``chains``, ``draws`` or ``estimate`` matter, where there are such settings: the workflow doesn't
+        calibrate again when they change.
+
+        Args:
+            generator: As ``attribute`` gets it. Derive a stream from its ``initial_seed()``, so that it is not moved.
+
+        Returns:
+            ``proposed``: values by setting, at least of those that say ``auto``; beside it, as JSON can hold, what
+            they rest on.
+        """
         ...
 
 

@@ -2,19 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tdabench.attributors.auto import AUTO, settle
 from tdabench.attributors.base import Problem
 from tdabench.attributors.blocks import require_memory
+from tdabench.attributors.calibration import calibrate_chain
 from tdabench.attributors.chains import chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.restriction import require_patterns, restrict_model
-from tdabench.attributors.samplers import require_sampler, sample_chain, sampler_settings
+from tdabench.attributors.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
+from tdabench.attributors.sgld import Step
 from tdabench.attributors.traces import estimate_scores
+from tdabench.seeds import fork_generator, make_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,8 @@ class BIF:
     over the local posterior :math:`p(w) \propto \exp(-n\beta L(w) - \tfrac{\gamma}{2} |w - w^*|^2)`, sampled by
     chains. The losses of every draw are kept in the workspace (``traces.safetensors``: what ``record_chain`` gives,
     with a first axis for the chain).
+
+    Step size, steps between draws and burn-in may say ``auto``: see ``tdabench.attributors.calibration``.
 
     Attributes:
         step_size: :math:`\epsilon` of SGLD; the other samplers' has the same meaning and the same limit.
@@ -50,13 +57,13 @@ class BIF:
         restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
     """
 
-    step_size: float
+    step_size: float | Literal["auto"]
     inverse_temperature: float
     localization: float
     chains: int
     draws: int
-    burn_in: int = 0
-    steps_between_draws: int = 1
+    burn_in: int | Literal["auto"] = 0
+    steps_between_draws: int | Literal["auto"] = 1
     batch_size: int = 128
     estimate: str = "covariance"
     loss_batch_size: int = 500
@@ -79,9 +86,9 @@ class BIF:
             "loss_batch_size": 1,
         }
         for name, low in lowest.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) != AUTO and getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0 < self.step_size < math.inf:
+        if self.step_size != AUTO and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size}.")
         for name in ("inverse_temperature", "localization"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -91,37 +98,69 @@ class BIF:
         require_sampler(self)
         require_patterns(self.restrict)
 
+    def calibrate(self, problem: Problem, *, generator: torch.Generator) -> dict[str, Any]:
+        """Propose step size, steps between draws and burn-in; see ``tdabench.attributors.calibration``."""
+        stream = make_generator(generator.initial_seed(), "calibrate", device=generator.device)
+        model = restrict_model(problem.models[0], self.restrict)
+        metric = measure_metric(
+            model,
+            problem.loss,
+            problem.reference,
+            batch_size=self.batch_size,
+            generator=fork_generator(stream, next(iter(problem.train.values())).device),
+            settings=sampler_settings(self),
+        )
+        return calibrate_chain(
+            problem,
+            model,
+            lambda step_size, steps, stream: dataclasses.replace(self, step_size=step_size)._walk(
+                problem, steps, stream
+            ),
+            step_size=self.step_size,
+            inverse_temperature=self.inverse_temperature,
+            localization=self.localization,
+            batch_size=self.batch_size,
+            loss_batch_size=self.loss_batch_size,
+            generator=stream,
+            metric=metric,
+        )
+
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Sample the chains, keep their traces, and give the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged, or a pattern of ``restrict`` matches nothing.
         """
-        chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
-        return self.score_chains(chains, problem)
+        method = settle(self, problem, generator=generator)
+        chains = [method.sample_chain(problem, chain, generator=generator) for chain in range(method.chains)]
+        return method.score_chains(chains, problem)
 
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""
-        steps = sample_chain(
+        method = settle(self, problem, generator=generator)
+        steps = method.burn_in + method.draws * method.steps_between_draws
+        return record_chain(
+            problem,
+            method._walk(problem, steps, chain_generator(problem, chain, generator)),
+            draws=method.draws,
+            burn_in=method.burn_in,
+            steps_between_draws=method.steps_between_draws,
+            loss_batch_size=method.loss_batch_size,
+            description=f"BIF chain {chain + 1}/{method.chains}",
+        )
+
+    def _walk(self, problem: Problem, steps: int, generator: torch.Generator) -> Iterator[Step]:
+        return sample_chain(
             restrict_model(problem.models[0], self.restrict),
             problem.loss,
             problem.reference,
-            steps=self.burn_in + self.draws * self.steps_between_draws,
+            steps=steps,
             step_size=self.step_size,
             inverse_temperature=self.inverse_temperature,
             localization=self.localization,
             batch_size=self.batch_size,
-            generator=chain_generator(problem, chain, generator),
+            generator=generator,
             **sampler_settings(self),
-        )
-        return record_chain(
-            problem,
-            steps,
-            draws=self.draws,
-            burn_in=self.burn_in,
-            steps_between_draws=self.steps_between_draws,
-            loss_batch_size=self.loss_batch_size,
-            description=f"BIF chain {chain + 1}/{self.chains}",
         )
 
     def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:

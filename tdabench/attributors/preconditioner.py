@@ -9,6 +9,9 @@ from torch import Tensor
 from tdabench.attributors.sgld import Walker
 from tdabench.cost import phase
 
+# Defaults of every sampler that has one: gradients that it is measured from, and its floor.
+STEPS, STABILITY = 100, 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preconditioner:

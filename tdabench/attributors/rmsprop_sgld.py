@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tdabench.attributors.base import Examples, LossFn
-from tdabench.attributors.preconditioner import measure_preconditioner
+from tdabench.attributors.preconditioner import STABILITY, STEPS, measure_preconditioner
 from tdabench.attributors.sgld import Step, make_walker
 
 
@@ -22,8 +22,8 @@ def sample_chain(
     batch_size: int,
     generator: torch.Generator,
     preconditioner: str = "frozen",
-    preconditioner_steps: int = 100,
-    stability: float = 1.0,
+    preconditioner_steps: int = STEPS,
+    stability: float = STABILITY,
     decay: float = 0.99,
 ) -> Iterator[Step]:
     r"""Take steps of preconditioned SGLD (Li et al., 2015, arXiv:1512.07666), as ``sgld.sample_chain`` does of SGLD.

@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Attributor, ChainAttributor, Problem, num_examples
+from tdabench.attributors.base import Attributor, Calibrated, ChainAttributor, Problem, num_examples
 from tdabench.attributors.passes import counted_problem
-from tdabench.cost import Cost, measure_cost
+from tdabench.cost import Cost, measure_cost, phase
 
 # Scores that are checked at a time: all of them may lie on disk, and be more than fit in memory.
 AT_A_TIME = 2**20
@@ -49,6 +50,20 @@ def run_chain(
     with _models_untouched(attributor, problem), _measured(problem) as (counted, cost):
         tensors = attributor.sample_chain(counted, chain, generator=generator)
     return tensors, cost
+
+
+def run_calibration(
+    attributor: Calibrated, problem: Problem, *, generator: torch.Generator
+) -> tuple[dict[str, Any], Cost]:
+    """Calibrate a method, and measure it as phase ``fit``.
+
+    Raises:
+        Unsupported: If the method says so.
+        ValueError: If the method changed a model.
+    """
+    with _models_untouched(attributor, problem), _measured(problem) as (counted, cost), phase("fit"):
+        report = attributor.calibrate(counted, generator=generator)
+    return report, cost
 
 
 def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence[dict[str, Tensor]]) -> Attribution:

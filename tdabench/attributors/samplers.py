@@ -4,11 +4,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from tdabench.attributors import baoab, rmsprop_sgld, sgld
 from tdabench.attributors.base import Examples, LossFn
-from tdabench.attributors.sgld import Step
+from tdabench.attributors.preconditioner import STABILITY, STEPS, measure_preconditioner
+from tdabench.attributors.sgld import Step, make_walker
 
 SAMPLERS = {"sgld": sgld.sample_chain, "rmsprop_sgld": rmsprop_sgld.sample_chain, "baoab": baoab.sample_chain}
 PRECONDITIONERS = {"sgld": (), "rmsprop_sgld": ("frozen", "adaptive"), "baoab": ("frozen",)}
@@ -24,6 +27,27 @@ def sample_chain(
 ) -> Iterator[Step]:
     """Take steps with the sampler of that name; the settings are those of its own ``sample_chain``."""
     return SAMPLERS[sampler](model, loss, reference, **settings)
+
+
+def measure_metric(
+    model: nn.Module,
+    loss: LossFn,
+    reference: Examples,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    settings: dict[str, Any],
+) -> Float[Tensor, " parameter"] | None:
+    """Measure the diagonal by which a sampler's steps are multiplied at the checkpoint; None if it has none.
+
+    Args:
+        settings: What ``sampler_settings`` gives.
+    """
+    if settings["sampler"] == "sgld" or (settings["sampler"] == "baoab" and "preconditioner" not in settings):
+        return None
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    steps, stability = settings.get("preconditioner_steps", STEPS), settings.get("stability", STABILITY)
+    return measure_preconditioner(walker, steps=steps, stability=stability).strength()
 
 
 def sampler_settings(settings: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from tdabench.stages.attribution import attribute as attribute
 from tdabench.stages.attribution import sample as sample
 from tdabench.stages.attribution import vary as vary
 from tdabench.stages.banks import bank as bank
+from tdabench.stages.calibration import calibrate as calibrate
 from tdabench.stages.choice import choose as choose
 from tdabench.stages.commands import check as check
 from tdabench.stages.commands import methods as methods

@@ -14,7 +14,7 @@ import torch
 from tdabench.components import Component, instantiate
 from tdabench.data.base import Examples
 from tdabench.progress import progress
-from tdabench.records import load_record, load_tensors, save_tensors
+from tdabench.records import load_json, load_record, load_tensors, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 
@@ -30,12 +30,15 @@ def attribute(arguments: argparse.Namespace) -> None:
     from tdabench.attributors.base import Unsupported
 
     bench = Bench(arguments)
-    component = _find_method(bench, arguments)
-    stream = _stream(arguments)
+    component = find_method(bench, arguments)
+    stream = stream_of(arguments)
     details: dict[str, Any] = {"stream": stream, "method": component}
     details["attributor"] = instantiate(component, f"methods.{arguments.method}")
     try:
+        details["attributor"] = _settle(details["attributor"], arguments)
         attribution = _attribute(bench, arguments, details["attributor"], stream)
+        if arguments.calibration is not None:
+            attribution.cost.add_recorded(load_record(arguments.calibration).get("cost", {}))
     except Unsupported as reason:
         logger.warning("%s is not supported here: %s", arguments.method, reason)
         save_tensors(arguments.output, {}, bench.record(arguments, None, status=f"unsupported: {reason}", **details))
@@ -55,20 +58,20 @@ def sample(arguments: argparse.Namespace) -> None:
     from tdabench.attributors.run import run_chain
 
     bench = Bench(arguments)
-    component = _find_method(bench, arguments)
+    component = find_method(bench, arguments)
     attributor = instantiate(component, f"methods.{arguments.method}")
-    stream = _stream(arguments)
+    stream = stream_of(arguments)
     tensors, cost, status = {}, None, "whole"  # `attribute` runs such a method whole
     if isinstance(attributor, ChainAttributor):
         folder = f"{arguments.method}-{arguments.chain}"  # its own, since other chains may run at the same time
-        problem = _make_problem(bench, arguments, _query_of(bench), folder=folder)
         generator = make_generator(bench.experiment.seed, *stream)
         try:
-            tensors, cost = run_chain(attributor, problem, arguments.chain, generator=generator)
+            attributor = _settle(attributor, arguments)
+            with lend_problem(bench, arguments, query_of(bench), folder=folder) as problem:
+                tensors, cost = run_chain(attributor, problem, arguments.chain, generator=generator)
             status = "ok"
         except Unsupported as reason:
             status = f"unsupported: {reason}"
-        shutil.rmtree(problem.workspace)
     details = {"stream": stream, "chain": arguments.chain, "method": component, "status": status}
     save_tensors(arguments.output, tensors, bench.record(arguments, cost, **details))
 
@@ -81,7 +84,7 @@ def vary(arguments: argparse.Namespace) -> None:
     from tdabench.attributors.base import Unsupported
 
     bench = Bench(arguments)
-    component = _find_method(bench, arguments)
+    component = find_method(bench, arguments)
     if arguments.method not in bench.experiment.varied_methods:
         raise ValueError(
             f"{arguments.experiment} does not vary {arguments.method}: it has no section variance, or the section's "
@@ -95,6 +98,7 @@ def vary(arguments: argparse.Namespace) -> None:
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
+            attributor = _settle(attributor, arguments)
             stream = (*base, first, run)
             attribution = _run(bench, arguments, attributor, bench.query, folder=folder, stream=stream, first=first)
         except Unsupported as reason:
@@ -106,14 +110,16 @@ def vary(arguments: argparse.Namespace) -> None:
     save_tensors(arguments.output, scores, bench.record(arguments, None, stream=base, **details))
 
 
-def _find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
+def find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
+    """Give the method that the arguments name."""
     if arguments.method not in bench.experiment.methods:
         known = ", ".join(bench.experiment.methods)
         raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
     return bench.experiment.methods[arguments.method]
 
 
-def _stream(arguments: argparse.Namespace) -> tuple[str | int, ...]:
+def stream_of(arguments: argparse.Namespace) -> tuple[str | int, ...]:
+    """Give the stream of a method's random numbers: the same for its calibration, its chains and its scores."""
     return ("attribute", arguments.repeat, arguments.train_size, arguments.method)
 
 
@@ -130,12 +136,31 @@ def _attribute(
         if not kind:
             raise Unsupported(reason)
     if not records or any(record["status"] == "whole" for record in records):
-        return _run(bench, arguments, attributor, _query_of(bench), folder=arguments.method, stream=stream)
-    problem = _make_problem(bench, arguments, _query_of(bench), folder=arguments.method)
+        return _run(bench, arguments, attributor, query_of(bench), folder=arguments.method, stream=stream)
+    problem = make_problem(bench, arguments, query_of(bench), workspace=_make_workspace(arguments, arguments.method))
     attribution = score_chains(attributor, problem, [load_tensors(path) for path in arguments.chains])
     for record in records:
         attribution.cost.add_recorded(record["cost"])
     return attribution
+
+
+def _settle(attributor: Any, arguments: argparse.Namespace) -> Any:
+    """Give the method with what its calibration found, where it says ``auto``."""
+    from tdabench.attributors.auto import apply_proposal, auto_settings
+    from tdabench.attributors.base import Unsupported
+
+    wanted = auto_settings(attributor)
+    if not wanted:
+        return attributor
+    if arguments.calibration is None:
+        raise ValueError(
+            f"methods.{arguments.method}.{wanted[0]} says auto: name the file of `tdabench calibrate` by --calibration."
+        )
+    found = load_json(arguments.calibration)
+    kind, _, reason = found["record"]["status"].partition("unsupported: ")
+    if not kind:
+        raise Unsupported(reason)
+    return apply_proposal(attributor, found["proposed"])
 
 
 def _run(
@@ -150,12 +175,12 @@ def _run(
 ) -> "Attribution":
     from tdabench.attributors.run import run_attributor
 
-    problem = _make_problem(bench, arguments, query, folder=folder, first=first)
+    problem = make_problem(bench, arguments, query, workspace=_make_workspace(arguments, folder), first=first)
     return run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))
 
 
-def _make_problem(
-    bench: Bench, arguments: argparse.Namespace, query: Examples, *, folder: str, first: int = 0
+def make_problem(
+    bench: Bench, arguments: argparse.Namespace, query: Examples, *, workspace: Path, first: int = 0
 ) -> "Problem":
     """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
     from tdabench.attributors.base import Problem
@@ -168,28 +193,30 @@ def _make_problem(
         train=bench.train,
         query=query,
         reference=bench.reference,
-        workspace=_empty_folder(arguments.output.parent.parent / "workspace" / folder),
+        workspace=workspace,
     )
 
 
 @contextlib.contextmanager
 def lend_problem(bench: Bench, arguments: argparse.Namespace, query: Examples, *, folder: str) -> Iterator["Problem"]:
     """Make a problem whose workspace is gone afterwards, whatever happened."""
-    problem = _make_problem(bench, arguments, query, folder=folder)
+    problem = make_problem(bench, arguments, query, workspace=_make_workspace(arguments, folder))
     try:
         yield problem
     finally:
         shutil.rmtree(problem.workspace)
 
 
-def _query_of(bench: Bench) -> Examples:
+def query_of(bench: Bench) -> Examples:
     """Give the queries; where labels are planted, after them the training examples, for their scores for themselves."""
     if bench.planted is None:
         return bench.query
     return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}
 
 
-def _empty_folder(folder: Path) -> Path:
+def _make_workspace(arguments: argparse.Namespace, name: str) -> Path:
+    """Make an empty folder for a method's scratch."""
+    folder = arguments.output.parent.parent / "workspace" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder.resolve()

@@ -107,7 +107,9 @@ class Bench:
             "training": experiment.training,
             "train_size": self.size,
         }
+        calibration = getattr(arguments, "calibration", None)
         inputs = [arguments.dataset, arguments.split, *getattr(arguments, "checkpoints", [])]
+        inputs += [calibration] if calibration else []
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
 
 
