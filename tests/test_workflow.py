@@ -460,7 +460,9 @@ def test_the_learning_coefficient_and_fluctuation_of_every_example_are_kept(fini
     fluctuation = 50 * traces["query"].double().var(dim=1).mean(dim=0)
     torch.testing.assert_close(found["query_singular_fluctuation"], fluctuation)
     assert float(row["learning_coefficient"]) == pytest.approx(learning.mean().item(), abs=1e-6)
-    assert float(row["singular_fluctuation"]) == pytest.approx(found["train_singular_fluctuation"].mean(), abs=1e-6)
+    assert float(row["singular_fluctuation"]) == pytest.approx(
+        found["train_singular_fluctuation"].mean().item(), abs=1e-6
+    )
     assert load_tensors(cell / "diagnose/gradsim.safetensors") == {}
 
 
