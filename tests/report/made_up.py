@@ -23,11 +23,16 @@ from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
 from tdabench.report.page import Material
 from tdabench.report.properties_table import make_properties_table
 from tdabench.report.removal import make_difference_table, make_removal_table
+from tdabench.report.sweep import make_sweep_table
 from tdabench.report.tables import make_cost_table, make_lds_table
 
 COMBINE = functools.partial(over_repeats, confidence=0.95)
-FIGURES = ("lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection", "diagnostics")
+FIGURES = (
+    "lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection", "diagnostics", "sweep_lds",
+    "sweep_traces",
+)  # fmt: skip
 METHODS = ("ekfac", "bif", "gradsim", "random")
+GRID = {"step_size": (1e-4, 1e-3), "inverse_temperature": (10, 100, 1000), "localization": (1e3, 1e4)}
 
 
 def make_lds(methods=METHODS, sizes=(100, 400), repeats=2, unsupported=(), status="ok") -> pd.DataFrame:
@@ -198,7 +203,34 @@ def make_properties(methods=METHODS) -> pd.DataFrame:
 def make_tables(**options: Any) -> dict[str, pd.DataFrame]:
     """Make every table that an experiment with a bank, removals and wrong labels writes."""
     sizes = options.get("sizes", (100, 400))
-    return {"lds": make_lds(**options), **make_compared(sizes=sizes), "cost": make_cost(sizes=sizes), **make_others()}
+    return {
+        "lds": make_lds(**options),
+        **make_compared(sizes=sizes),
+        "cost": make_cost(sizes=sizes),
+        "sweep": make_sweep(),
+        **make_others(),
+    }
+
+
+def make_sweep(grid=GRID, sizes=(400,), repeats=1) -> pd.DataFrame:
+    """Make the table of a sweep: each point 0.01 better than the one before it, but for the last, which diverged."""
+    points = list(itertools.product(*grid.values()))
+    rows = []
+    for repeat, size in itertools.product(range(repeats), sizes):
+        for place, values in enumerate(points):
+            lost, lds = place == len(points) - 1, 0.01 * place + 0.001 * repeat
+            settings = dict(zip(grid, values, strict=True))
+            numbers = {"tuning_lds": lds, "low": lds - 0.04, "high": lds + 0.04, "standard_error": 0.02,
+                       "loss_change": 0.1, "effective_draws": 12.5, "rhat_high": 1.01}  # fmt: skip
+            numbers |= dict.fromkeys(numbers) if lost else {}
+            rows.append(
+                {"experiment": "made_up", "repeat": repeat, "train_size": size, "point": f"point {place}", **settings,
+                 **numbers, "tuning_queries": 50, "diverged_chains": 2 * lost, "cpu_seconds": 3.0,
+                 "status": "diverged: Every chain did" if lost else "ok",
+                 "choice": {len(points) - 1: "", len(points) - 2: "best", len(points) - 3: "not told apart"}.get(
+                     place, "worse")}
+            )  # fmt: skip
+    return make_sweep_table(rows, list(grid), COMBINE)
 
 
 def make_others() -> dict[str, pd.DataFrame]:
