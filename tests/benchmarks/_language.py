@@ -11,7 +11,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tdabench.attributors.base import Examples, Problem
 
-VOCABULARY, LENGTH = 64, 24
+VOCABULARY, LENGTH = 32, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,6 @@ def verdict(what: str, value: float, *, at_most: float | None = None, at_least: 
     """Print a figure beside its bar; exit with 1 if it is missed."""
     good = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
     bar = f"at most {at_most}" if at_most is not None else f"at least {at_least}"
-    sys.stdout.write(f"{what}: {value:.3f} (bar: {bar}) {'ok' if good else 'MISSED'}\n")
+    sys.stdout.write(f"{what}: {value:.3g} (bar: {bar}) {'ok' if good else 'MISSED'}\n")
     if not good:
         sys.exit(1)
