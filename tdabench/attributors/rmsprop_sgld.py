@@ -35,7 +35,7 @@ def sample_chain(
     sample is the same as SGLD's, localized in the Euclidean metric.
 
     ``frozen``: :math:`V` is the mean square of minibatch gradients at the checkpoint. On a quadratic loss of precision
-    :math:`A = n\beta H + \gamma I` the stationary covariance is :math:`A^{-1} (I - \tfrac{\epsilon}{4} G A)^{-1}`:
+    :math:`A = n\beta H + \gamma I` the stationary covariance is :math:`(A - \tfrac{\epsilon}{4} A G A)^{-1}`:
     exact for small steps.
 
     ``adaptive``: :math:`V` starts there and follows the chain, :math:`V' = \alpha V + (1 - \alpha) g \odot g`, each
