@@ -173,12 +173,13 @@ def correlate(values: Float[Tensor, "step example"]) -> Float[Tensor, " lag"]:
     """
     steps = len(values)
     moves = values.amax(dim=0) > values.amin(dim=0)
+    if not moves.any():
+        return torch.eye(1, steps).double()[0]
     centred = (values - values.mean(dim=0))[:, moves].double()
     # Twice as long, so that the end of a chain does not meet its beginning.
     spectrum = torch.fft.rfft(centred, n=2 * steps, dim=0).abs().square()
     products = torch.fft.irfft(spectrum, n=2 * steps, dim=0)[: steps - steps % 2]
-    correlations = (products / products[0]).mean(dim=1) if moves.any() else torch.zeros(len(products)).double()
-    correlations[0] = 1
+    correlations = (products / products[0]).mean(dim=1)
     pairs = correlations.view(-1, 2).sum(dim=1)
     initial = (pairs > 0).cumprod(dim=0)
     highest = pairs.cummin(dim=0).values / pairs

@@ -1,0 +1,207 @@
+"""The stage that finds settings, from the command line and in the plan of the workflow."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tdabench import cli
+from tdabench.config import load_experiment
+from tdabench.records import load_json, load_record, load_tensors
+
+REPOSITORY = Path(__file__).parents[1]
+EXPERIMENT = """\
+seed: 0
+data: {source: "tdabench.data.digits:Digits", train_sizes: [60], queries: 12}
+model: {builder: "tdabench.models.small_cnn:SmallCNN", width: 4}
+training: {optimizer: adamw, epochs: 2, batch_size: 32, learning_rate: 0.01, weight_decay: 0.01}
+bank: {subsets: 6, fraction: 0.5}
+methods:
+  random: {attributor: "tdabench.attributors.baselines:Random"}
+  bif:
+    attributor: "tdabench.attributors.bif:BIF"
+    step_size: auto
+    inverse_temperature: 20
+    localization: 500
+    chains: 2
+    draws: 5
+    steps_between_draws: auto
+evaluation: {resamples: 100}
+"""
+CELL = ("--repeat", "0", "--train-size", "60")
+METHOD = (
+    *(*CELL, "--method", "bif", "--dataset", "results/tiny/dataset.safetensors"),
+    *("--split", "results/tiny/0/split.safetensors", "--checkpoints", "results/tiny/0/60/checkpoints/0.safetensors"),
+)
+CALIBRATION = "results/tiny/0/60/calibrate/bif.json"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Give a folder with an experiment, its data and its checkpoint; not to be changed."""
+    folder = tmp_path_factory.mktemp("calibrate") / "trained"
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    results, before = folder / "results" / "tiny", Path.cwd()
+    os.chdir(folder)
+    try:
+        data, split = results / "dataset.safetensors", results / "0" / "split.safetensors"
+        _run("dataset", "--output", str(data))
+        _run("split", "--repeat", "0", "--dataset", str(data), "--output", str(split))
+        checkpoint = results / "0" / "60" / "checkpoints" / "0.safetensors"
+        inputs = ("--dataset", str(data), "--split", str(split), "--checkpoint", "0")
+        _run("train", *CELL, *inputs, "--output", str(checkpoint))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """Run in a copy of that folder."""
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def _run(stage: str, *arguments: str, status: int = 0) -> None:
+    assert cli.main([stage, "experiments/tiny.yaml", *arguments]) == status
+
+
+def _error(capsys, stage: str, *arguments: str) -> str:
+    capsys.readouterr()
+    _run(stage, *arguments, status=1)
+    return capsys.readouterr().err
+
+
+def test_the_jobs_of_a_method_with_auto_give_the_same_scores_as_the_method_with_the_values_found(here, capsys):
+    calibrated = ("--calibration", CALIBRATION)
+    chains = [f"results/tiny/0/60/chains/bif-{chain}.safetensors" for chain in range(2)]
+    scores = "results/tiny/0/60/scores/bif.safetensors"
+
+    _run("calibrate", *METHOD, "--output", CALIBRATION)
+    for chain, path in enumerate(chains):
+        _run("sample", *METHOD, *calibrated, "--chain", str(chain), "--output", path)
+    _run("attribute", *METHOD, *calibrated, "--chains", *chains, "--output", scores)
+
+    found = load_json(CALIBRATION)
+    values = {name: found["proposed"][name] for name in ("step_size", "steps_between_draws")}
+    record = load_record(scores)
+    traces = load_record("results/tiny/0/60/workspace/bif/traces.safetensors")
+    assert {name: record["attributor"][name] for name in values} == values
+    assert {name: traces["settings"][name] for name in values} == values
+    assert record["attributor"]["burn_in"] == 0  # given by its default, not found
+    assert record["method"]["settings"]["step_size"] == "auto"
+    assert CALIBRATION in record["inputs"]
+    assert record["cost"]["fit"] == found["record"]["cost"]["fit"]
+    _write(here, "auto", f"{values['step_size']}", f"{values['steps_between_draws']}")
+    _run("attribute", *METHOD, "--output", "results/tiny/0/60/scores/by_hand.safetensors")
+    by_hand = load_tensors("results/tiny/0/60/scores/by_hand.safetensors")["scores"]
+    assert torch.equal(load_tensors(scores)["scores"], by_hand)
+
+
+def test_a_person_gets_a_report_and_no_file(here, capsys):
+    before = set(here.rglob("*"))
+
+    _run("calibrate", "--method", "bif")
+
+    text = capsys.readouterr().out
+    assert text.startswith("bif of experiments/tiny.yaml, repeat 0, 60 examples\n")
+    assert "where the chain goes" in text
+    for name in ("step_size", "steps_between_draws", "burn_in"):
+        assert re.search(rf"^    {name}: [0-9.e-]+", text, re.MULTILINE)
+    assert set(here.rglob("*")) == before
+
+
+def test_a_person_is_told_what_their_own_step_size_is(here, capsys):
+    _write(here, "auto", "1.0e-6", "4")
+
+    _run("calibrate", "--method", "bif")
+
+    text = capsys.readouterr().out
+    assert re.search(r"The file's step_size 1e-06 is 0% of the stability limit: stable, but \d+ times smaller", text)
+    assert "# the file has 4" in text
+
+
+def test_a_person_who_has_trained_nothing_is_told_the_command_that_does(here, capsys):
+    shutil.rmtree("results/tiny/0/60")
+
+    message = _error(capsys, "calibrate", "--method", "bif")
+
+    assert "`snakemake results/tiny/0/60/checkpoints/0.safetensors` makes what is missing" in message
+
+
+def test_a_method_without_a_calibration_is_an_error_for_a_person_and_an_empty_file_for_the_workflow(here, capsys):
+    message = _error(capsys, "calibrate", "--method", "random")
+    _run("calibrate", "--method", "random", "--output", "random.json")
+
+    assert "random (tdabench.attributors.baselines:Random) has no calibration" in message
+    assert load_json("random.json")["proposed"] == {}
+    assert load_record("random.json")["status"] == "nothing to calibrate"
+
+
+@pytest.mark.parametrize(("stage", "more"), [("attribute", ()), ("sample", ("--chain", "0"))])
+def test_a_job_of_a_method_with_auto_needs_the_calibration(here, capsys, stage, more):
+    message = _error(capsys, stage, *METHOD, *more, "--output", "results/tiny/0/60/there/x.safetensors")
+
+    assert "methods.bif.step_size says auto: name the file of `tdabench calibrate` by --calibration" in message
+
+
+def test_another_word_than_auto_is_an_error(here, capsys):
+    _write(here, "auto", "by itself", "4")
+
+    message = _error(capsys, "calibrate", "--method", "bif")
+
+    assert "methods.bif.step_size must be of type" in message
+    assert "got 'by itself'" in message
+
+
+def test_a_change_of_settings_concerns_the_calibration_only_where_it_matters(here):
+    plain = load_experiment("experiments/tiny.yaml")
+    changes = {
+        "chains: 2": ("chains: 3", {"attribute", "vary", "properties"}),
+        "draws: 5": ("draws: 6", {"attribute", "vary", "properties", "sample"}),
+        "localization: 500": ("localization: 400", {"attribute", "vary", "properties", "sample", "calibrate"}),
+        "step_size: auto": ("step_size: 1e-4", {"attribute", "vary", "properties", "sample", "calibrate"}),
+    }
+
+    for old, (new, expected) in changes.items():
+        assert EXPERIMENT.count(old) == 1
+        (here / "experiments" / "tiny.yaml").write_text(EXPERIMENT.replace(old, new), encoding="utf-8")
+        changed = load_experiment("experiments/tiny.yaml")
+        stages = ("train", "retrain", "attribute", "sample", "calibrate", "vary", "properties", "evaluate")
+        assert {
+            stage for stage in stages if changed.stage_settings(stage, "bif") != plain.stage_settings(stage, "bif")
+        } == expected
+
+
+@pytest.mark.timeout(300)
+def test_the_workflow_calibrates_a_method_with_auto_once_before_its_chains_and_no_other(here):
+    shutil.copy(REPOSITORY / "Snakefile", here)
+    shutil.copytree(REPOSITORY / "profiles", here / "profiles")
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    environment.pop("PYTHONWARNINGS", None)
+
+    done = subprocess.run(
+        ["snakemake", "-n", "--rerun-triggers", "mtime", "tiny"],
+        cwd=here, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE)
+    users = [(rule, text) for rule, text in jobs if "calibrate/bif.json" in text.partition("output:")[0]]
+    assert [text.count("method=bif") for rule, text in jobs if rule == "calibrate"] == [1]
+    assert sorted(rule for rule, _ in users) == ["attribute", "sample", "sample"]
+
+
+def _write(folder: Path, old: str, *new: str) -> None:
+    """Put values in the places of the file that say ``auto``, in order."""
+    text = EXPERIMENT
+    for value in new:
+        text = text.replace(old, value, 1)
+    (folder / "experiments" / "tiny.yaml").write_text(text, encoding="utf-8")
