@@ -45,6 +45,16 @@ def every(pattern, methods=None, when=None):
     return paths
 
 
+def chains_of(wildcards):
+    """Give the files of the chains that are jobs of their own."""
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    return expand(
+        "results/{experiment}/{repeat}/{train_size}/chains/{method}-{chain}.safetensors",
+        **wildcards,
+        chain=range(experiment.num_chains(wildcards.method)),
+    )
+
+
 def has_bank(experiment):
     return experiment.bank is not None
 
@@ -107,6 +117,7 @@ wildcard_constraints:
     train_size="[0-9]+",
     checkpoint="[0-9]+",
     shard="[0-9]+",
+    chain="[0-9]+",
 
 
 for name in EXPERIMENTS:
@@ -185,12 +196,33 @@ rule retrain:
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
+rule sample:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+    output:
+        "results/{experiment}/{repeat}/{train_size}/chains/{method}-{chain}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/sample-{method}-{chain}.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("sample"),
+    shell:
+        "tdabench sample {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --chain {wildcards.chain} --dataset {input.dataset} --split {input.split}"
+        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+
+
 rule attribute:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        chains=chains_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
     log:
@@ -202,7 +234,8 @@ rule attribute:
     shell:
         "tdabench attribute {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
-        " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
+        " --checkpoints {input.checkpoints} --chains {input.chains} --threads {threads}"
+        " --output {output} > {log} 2>&1"
 
 
 rule vary:

@@ -112,6 +112,11 @@ class Experiment:
             )
         return tuple(self.methods) if settings.methods is None else settings.methods
 
+    def num_chains(self, method: str) -> int:
+        """Give how many chains of a method are jobs of their own: its setting ``chains``, or 0 if it has none."""
+        chains = self.methods[method].settings.get("chains")
+        return chains if type(chains) is int and chains > 0 else 0
+
     def stage_settings(self, stage: str, method: str | None = None) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
 

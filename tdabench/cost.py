@@ -7,8 +7,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +54,13 @@ class Cost:
         total.passes += part.passes
         total.peak_host_bytes = max(total.peak_host_bytes, part.peak_host_bytes)
         total.peak_device_bytes = max(total.peak_device_bytes, part.peak_device_bytes)
+
+    def add_recorded(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add the phases of another job's record, as if it had been done here."""
+        for name, part in recorded.items():
+            # Missing in records from before passes were counted, null where their number is not known.
+            passes = math.nan if part.get("passes") is None else part["passes"]
+            self.add(name, PhaseCost(**{**part, "passes": passes}))
 
 
 _CURRENT: contextvars.ContextVar["_Meter | None"] = contextvars.ContextVar("current_meter", default=None)

@@ -35,13 +35,15 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)
     retrain.add_argument("--shard", type=int, required=True, help="which one, from 0")
     attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
-    attribute.add_argument("--method", required=True, help="its key in the experiment file")
-    attribute.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    sample = _add_stage(stages, "sample", "sample one chain of a method", repeat=True, model=True)
     vary = _add_stage(
         stages, "vary", "score once more: other checkpoints, other random numbers", repeat=True, model=True
     )
-    vary.add_argument("--method", required=True, help="its key in the experiment file")
-    vary.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    for stage in (attribute, sample, vary):
+        stage.add_argument("--method", required=True, help="its key in the experiment file")
+        stage.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
+    attribute.add_argument("--chains", type=Path, nargs="*", default=[], help="files of `sample`, in order")
+    sample.add_argument("--chain", type=int, required=True, help="which one, from 0")
     _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
     remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
     remove.add_argument("--method", required=True, help="its key in the experiment file")

@@ -68,8 +68,11 @@ def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
     described = describe(experiment.methods[method])
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
     variance = experiment.variance or VarianceSettings()
+    # With more chains, those that are there stay.
+    settings = {key: value for key, value in described["settings"].items() if key != "chains"}
     return {
         "attribute": attribute,
+        "sample": {**attribute, "method": {**described, "settings": settings}},
         "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
         "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},
     }

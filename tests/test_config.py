@@ -20,7 +20,7 @@ from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Re
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
-    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties",
+    "dataset", "split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties",
     "diagnose", "report",
 )  # fmt: skip
 EXPERIMENT: dict[str, Any] = {
@@ -505,7 +505,7 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
     [
         (
             ("seed", 4),
-            {"split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties"},
+            {"split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties"},
         ),
         (("repeats", 3), {"report"}),
         (("checkpoints", 3), {"properties"}),
@@ -514,11 +514,11 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("data", "queries", 21), {"split"}),
         (("data", "tuning_queries", 6), {"split"}),
         (("data", "warmup", 6), {"split"}),
-        (("data", "reference", 250), {"train", "retrain", "attribute", "vary"}),
+        (("data", "reference", 250), {"train", "retrain", "sample", "attribute", "vary"}),
         (("model", "width", 5), {"train", "retrain"}),
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
-        (("methods", "gradsim", "damping", 0.1), {"attribute", "vary", "properties"}),
+        (("methods", "gradsim", "damping", 0.1), {"sample", "attribute", "vary", "properties"}),
         (("evaluation", "confidence", 0.8), {"evaluate", "compare", "agree"}),
         (("evaluation", "top", 5), {"agree"}),
         (("variance", "runs", 2), {"vary"}),

@@ -193,7 +193,8 @@ def each(rule: str, *names: str | int) -> set[str]:
 
 BANK = each("retrain", 0, 1)
 EVALUATION = {*each("evaluate", *METHODS), "compare", "report"}
-MODELS = {"train 0", *BANK, *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS)}
+CHAINS = each("sample", "bif 0", "bif 1")
+MODELS = {"train 0", *BANK, *CHAINS, *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS)}
 PROPERTIES = each("properties", *METHODS)
 
 
@@ -423,7 +424,15 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "step_size: 1e-4",
             "step_size: 2e-4",
-            {"attribute bif", "evaluate bif", "diagnose bif", "properties bif", "agree", "compare", "report"},
+            {*CHAINS, "attribute bif", "evaluate bif", "diagnose bif", "properties bif", "agree", "compare", "report"},
+        ),
+        (
+            "chains: 2",
+            "chains: 3",
+            {
+                *("sample bif 2", "attribute bif", "evaluate bif", "diagnose bif", "properties bif"),
+                *("agree", "compare", "report"),
+            },
         ),
         ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
         ("resamples: 100", "resamples: 100, top: 5", {"agree", "report"}),
@@ -432,7 +441,15 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "checkpoints: 1",
             "checkpoints: 2",
-            {"train 1", *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS), *PROPERTIES},
+            {
+                "train 1",
+                *CHAINS,
+                *each("attribute", *METHODS),
+                *EVALUATION,
+                "agree",
+                *each("diagnose", *METHODS),
+                *PROPERTIES,
+            },
         ),
         (
             "train_sizes: [120]",

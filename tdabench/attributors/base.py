@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -52,6 +52,37 @@ class Attributor(Protocol):
         Raises:
             Unsupported: If the method can't run on this problem; the table then shows the reason.
         """
+        ...
+
+
+@runtime_checkable
+class ChainAttributor(Attributor, Protocol):
+    """A method whose chains are independent: the workflow makes a job of each, and so can resume and run them abreast.
+
+    ``attribute`` is ``score_chains`` of all its chains. The workflow asks for ``chains`` jobs where the experiment file
+    has that key; without it the method is one job.
+
+    Attributes:
+        chains: How many. A chain doesn't depend on it: with more of them, those that are there stay.
+    """
+
+    chains: int
+
+    def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Sample one chain.
+
+        Args:
+            chain: Which one, from 0.
+            generator: The same for every chain: derive the chain's own stream from it
+                (``tdabench.attributors.chains.chain_generator``).
+
+        Returns:
+            What ``score_chains`` needs of it, as tensors by name.
+        """
+        ...
+
+    def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
+        """Score every training example for every query, from all chains in their order."""
         ...
 
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.base import Examples, Problem
+from tdabench.attributors.base import Problem
+from tdabench.attributors.chains import chain_generator, record_chain
 from tdabench.attributors.sgld import sample_chain
-from tdabench.attributors.traces import estimate_scores, measure_losses, require_estimate, sample_chains
-from tdabench.progress import progress
+from tdabench.attributors.traces import estimate_scores, require_estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class BIF:
     .. math:: \mathrm{score}(j, i) = \mathrm{Cov}_\gamma(\ell_j(w), \ell_i(w)) = -\mathrm{BIF}(i, j)
 
     over the local posterior :math:`p(w) \propto \exp(-n\beta L(w) - \tfrac{\gamma}{2} |w - w^*|^2)`, sampled by SGLD.
-    The losses of every draw are kept in the workspace (``traces.safetensors``: ``train`` and ``query``, each
-    (chain, draw, example)).
+    The losses of every draw are kept in the workspace (``traces.safetensors``: what ``record_chain`` gives, with a
+    first axis for the chain).
 
     Attributes:
         step_size: :math:`\epsilon` of SGLD.
@@ -72,26 +73,36 @@ class BIF:
         Raises:
             ValueError: If every chain diverged.
         """
-        traces = sample_chains(problem, self._sample_traces, chains=self.chains, generator=generator)
-        return estimate_scores(self, traces, problem, remedy=f"lower step_size ({self.step_size})")
+        chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
+        return self.score_chains(chains, problem)
 
-    def _sample_traces(
-        self, problem: Problem, examples: Examples, generator: torch.Generator, description: str
-    ) -> Float[Tensor, "draw example"]:
-        steps = self.burn_in + self.draws * self.steps_between_draws
-        chain = sample_chain(
+    def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""
+        steps = sample_chain(
             problem.models[0],
             problem.loss,
             problem.reference,
-            steps=steps,
+            steps=self.burn_in + self.draws * self.steps_between_draws,
             step_size=self.step_size,
             inverse_temperature=self.inverse_temperature,
             localization=self.localization,
             batch_size=self.batch_size,
-            generator=generator,
+            generator=chain_generator(problem, chain, generator),
         )
-        draws = []
-        for step, model in enumerate(progress(chain, description, total=steps), start=1 - self.burn_in):
-            if step > 0 and step % self.steps_between_draws == 0:
-                draws.append(measure_losses(model, problem, examples, self.loss_batch_size))
-        return torch.stack(draws)
+        return record_chain(
+            problem,
+            steps,
+            draws=self.draws,
+            burn_in=self.burn_in,
+            steps_between_draws=self.steps_between_draws,
+            loss_batch_size=self.loss_batch_size,
+            description=f"BIF chain {chain + 1}/{self.chains}",
+        )
+
+    def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
+        """Keep the chains' traces, and give the covariance or correlation of the losses.
+
+        Raises:
+            ValueError: If every chain diverged.
+        """
+        return estimate_scores(self, chains, problem, remedy=f"lower step_size ({self.step_size})")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples
-from tdabench.attributors.sgld import draw_batch, flatten_parameters
+from tdabench.attributors.sgld import Step, draw_batch, flatten_parameters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def sample_laplace(
     *,
     draws: int,
     generator: torch.Generator,
-) -> Iterator[nn.Module]:
+) -> Iterator[Step]:
     r"""Give the model at draws from :math:`N(w^*, D^{-1/2} Q^T \Sigma Q D^{-1/2})` whose sample covariance is exact.
 
     Orthogonal Monte Carlo (Choromanski et al., 2017, arXiv:1703.00864): a random rotation of an orthogonal design, so
@@ -145,6 +145,7 @@ def sample_laplace(
     ones = torch.ones(draws, 1, dtype=noise.dtype, device=noise.device)
     design = torch.linalg.qr(torch.cat([ones, noise], dim=1)).Q[:, 1:]  # orthonormal columns that sum to zero
     coordinates = design.to(variances.device) * (draws - 1) ** 0.5 * variances.sqrt()
+    no_minibatch = torch.tensor(torch.nan)
     for row in coordinates.to(curvature.basis):
         position.copy_(checkpoint).addcmul_(row @ curvature.basis, curvature.scale)
-        yield model
+        yield Step(model=model, loss=no_minibatch, position=position, checkpoint=checkpoint)

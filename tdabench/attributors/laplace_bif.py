@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.base import Examples, Problem
+from tdabench.attributors.base import Problem
+from tdabench.attributors.chains import chain_generator, record_chain
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
-from tdabench.attributors.traces import estimate_scores, measure_losses, require_estimate, sample_chains
+from tdabench.attributors.sgld import Step
+from tdabench.attributors.traces import estimate_scores, require_estimate
 from tdabench.cost import phase
-from tdabench.progress import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,32 @@ class LaplaceBIF:
         Raises:
             ValueError: If every chain diverged, or no gradient differs from zero.
         """
-        traces = sample_chains(problem, self._sample_traces, chains=self.chains, generator=generator)
-        remedy = f"lower amplitude ({self.amplitude})"
-        return estimate_scores(self, traces, problem, remedy=remedy, markov=False)
+        chains = [self.sample_chain(problem, chain, generator=generator) for chain in range(self.chains)]
+        return self.score_chains(chains, problem)
 
-    def _sample_traces(
-        self, problem: Problem, examples: Examples, generator: torch.Generator, description: str
-    ) -> Float[Tensor, "draw example"]:
+    def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Measure the curvature and draw, for one chain, from 0; see ``tdabench.attributors.chains.record_chain``.
+
+        Raises:
+            ValueError: If no gradient differs from zero, or one is not finite.
+        """
+        return record_chain(
+            problem,
+            self._draw(problem, chain_generator(problem, chain, generator)),
+            draws=self.draws,
+            loss_batch_size=self.loss_batch_size,
+            description=f"BIF chain {chain + 1}/{self.chains}",
+        )
+
+    def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
+        """Keep the chains' traces, and give the covariance or correlation of the losses.
+
+        Raises:
+            ValueError: If every chain diverged.
+        """
+        return estimate_scores(self, chains, problem, remedy=f"lower amplitude ({self.amplitude})", markov=False)
+
+    def _draw(self, problem: Problem, generator: torch.Generator) -> Iterator[Step]:
         with phase("fit"):
             curvature = measure_curvature(
                 problem.models[0],
@@ -86,6 +107,4 @@ class LaplaceBIF:
                 generator=generator,
             )
             variances = posterior_variances(curvature, localization=self.localization, amplitude=self.amplitude)
-        draws = sample_laplace(problem.models[0], curvature, variances, draws=self.draws, generator=generator)
-        steps = progress(draws, description, total=self.draws)
-        return torch.stack([measure_losses(model, problem, examples, self.loss_batch_size) for model in steps])
+        yield from sample_laplace(problem.models[0], curvature, variances, draws=self.draws, generator=generator)

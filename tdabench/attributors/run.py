@@ -1,13 +1,15 @@
 """Run a method as the benchmark does: measured, and its result checked."""
 
+import contextlib
 import dataclasses
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Attributor, Problem, num_examples
+from tdabench.attributors.base import Attributor, ChainAttributor, Problem, num_examples
 from tdabench.attributors.passes import counted_problem
 from tdabench.cost import Cost, measure_cost
 
@@ -29,24 +31,56 @@ def run_attributor(attributor: Attributor, problem: Problem, *, generator: torch
         TypeError: If it returns no tensor of floating-point scores.
         ValueError: If the scores have the wrong shape or are not finite, or the method changed a model.
     """
-    before = [_fingerprint(model) for model in problem.models]
-    device = problem.train["label"].device if "label" in problem.train else next(iter(problem.train.values())).device
-    with warnings.catch_warnings(record=True) as caught:
+    return _attribute(attributor, lambda counted: attributor.attribute(counted, generator=generator), problem)
+
+
+def run_chain(
+    attributor: ChainAttributor, problem: Problem, chain: int, *, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Cost]:
+    """Sample one chain of a method, and measure it.
+
+    Raises:
+        Unsupported: If the method says so.
+        ValueError: If the method changed a model.
+    """
+    with _models_untouched(attributor, problem), _measure(problem) as (counted, cost):
+        tensors = attributor.sample_chain(counted, chain, generator=generator)
+    return tensors, cost
+
+
+def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence[dict[str, Tensor]]) -> Attribution:
+    """Make scores of a method's chains, as ``run_attributor`` does of a method; their sampling is not in the cost."""
+    return _attribute(attributor, lambda counted: attributor.score_chains(chains, counted), problem)
+
+
+def _attribute(attributor: Attributor, give_scores: Callable[[Problem], Tensor], problem: Problem) -> Attribution:
+    with _models_untouched(attributor, problem), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        with (
-            counted_problem(problem) as counted,
-            measure_cost(device, workspace=problem.workspace, passes=True) as cost,
-        ):
-            scores = attributor.attribute(counted, generator=generator)
+        with _measure(problem) as (counted, cost):
+            scores = give_scores(counted)
     check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
+    messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)
+    return Attribution(scores=scores.detach().float().cpu(), cost=cost, warnings=messages)
+
+
+@contextlib.contextmanager
+def _measure(problem: Problem) -> Iterator[tuple[Problem, Cost]]:
+    """Give the problem with losses that count their passes, and the cost."""
+    device = next(iter(problem.train.values())).device
+    with counted_problem(problem) as counted, measure_cost(device, workspace=problem.workspace, passes=True) as cost:
+        yield counted, cost
+
+
+@contextlib.contextmanager
+def _models_untouched(attributor: Attributor, problem: Problem) -> Iterator[None]:
+    before = [_fingerprint(model) for model in problem.models]
+    yield
     for index, model in enumerate(problem.models):
         if _fingerprint(model) != before[index]:
             raise ValueError(
                 f"{type(attributor).__name__} changed models[{index}]: its parameters, buffers, mode or requires_grad; "
                 "work on a copy (tdabench.attributors.base.copy_model)."
             )
-    messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)
-    return Attribution(scores=scores.detach().float().cpu(), cost=cost, warnings=messages)
 
 
 class AttributionWarning(UserWarning):

@@ -1,5 +1,6 @@
 """Stochastic-gradient Langevin dynamics around a checkpoint."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -7,6 +8,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples, take
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a chain is after a step.
+
+    Attributes:
+        model: The moved model: the same object at each step.
+        loss: Mean loss of the step's minibatch in nats, at the position before the step; NaN if there was none.
+        position: Its moving parameters; the same storage at each step.
+        checkpoint: Where they began.
+    """
+
+    model: nn.Module
+    loss: Float[Tensor, ""]
+    position: Float[Tensor, " parameter"]
+    checkpoint: Float[Tensor, " parameter"]
+
+    def distance(self) -> float:
+        """Give the Euclidean distance from the checkpoint."""
+        return torch.dist(self.position, self.checkpoint).item()
 
 
 def sample_chain(
@@ -20,8 +42,8 @@ def sample_chain(
     localization: float,
     batch_size: int,
     generator: torch.Generator,
-) -> Iterator[nn.Module]:
-    r"""Take steps of localized SGLD (Lau et al., 2023, arXiv:2308.12108), giving the moved model after each one.
+) -> Iterator[Step]:
+    r"""Take steps of localized SGLD (Lau et al., 2023, arXiv:2308.12108), giving where the chain is after each one.
 
     .. math:: w' = w - \tfrac{\epsilon}{2} (n\beta \nabla L_B(w) + \gamma (w - w^*)) + \sqrt{\epsilon} \xi,
         \qquad \xi \sim N(0, I)
@@ -48,11 +70,12 @@ def sample_chain(
         batch = draw_batch(reference, batch_size, generator=generator)
         gradient.zero_()
         with torch.enable_grad():
-            loss(model, batch).mean().backward()
+            minibatch_loss = loss(model, batch).mean()
+            minibatch_loss.backward()
         noise.normal_(std=step_size**0.5, generator=generator)
         position.lerp_(checkpoint, step_size * localization / 2)
         position.add_(gradient, alpha=-step_size * inverse_temperature / 2).add_(noise)
-        yield model
+        yield Step(model=model, loss=minibatch_loss.detach(), position=position, checkpoint=checkpoint)
 
 
 def draw_batch(examples: Examples, size: int, *, generator: torch.Generator) -> Examples:

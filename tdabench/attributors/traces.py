@@ -1,76 +1,44 @@
-"""Losses over draws around a checkpoint, and the scores that they give."""
+"""The scores that losses over draws around a checkpoint give."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, Problem, batches, num_examples
+from tdabench.attributors.base import Problem
+from tdabench.attributors.chains import DIVERGED
 from tdabench.attributors.run import AttributionWarning
 from tdabench.records import save_tensors
-from tdabench.seeds import fork_generator
-
-# Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
-DIVERGED = 1e6
-
-
-def join_examples(problem: Problem) -> Examples:
-    """Give the training examples and, after them, the queries: what is measured at every draw."""
-    return {name: torch.cat([problem.train[name], problem.query[name]]) for name in problem.train}
-
-
-def sample_chains(
-    problem: Problem, sample: Callable[..., Tensor], *, chains: int, generator: torch.Generator
-) -> Float[Tensor, "chain draw example"]:
-    """Sample every chain on a stream of its own.
-
-    Args:
-        sample: ``(problem, examples, generator, description) -> (draw, example)``.
-    """
-    examples = join_examples(problem)
-    device = next(iter(examples.values())).device
-    traces = []
-    for index in range(chains):
-        stream = fork_generator(generator, device)
-        traces.append(sample(problem, examples, stream, f"BIF chain {index + 1}/{chains}"))
-    return torch.stack(traces)
-
-
-@torch.no_grad()
-def measure_losses(
-    model: nn.Module, problem: Problem, examples: Examples, batch_size: int
-) -> Float[Tensor, " example"]:
-    """Measure every example's loss at a draw."""
-    return torch.cat([problem.loss(model, batch) for batch in batches(examples, batch_size)])
 
 
 def estimate_scores(
-    settings: Any, traces: Float[Tensor, "chain draw example"], problem: Problem, *, remedy: str, markov: bool = True
+    settings: Any, chains: Sequence[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool = True
 ) -> Float[Tensor, "query train"]:
     """Keep the traces in the workspace, leave diverged chains out, and give ``settings.estimate`` of the losses.
 
     Args:
         settings: The attributor: its ``estimate`` is ``covariance`` or ``correlation``.
-        traces: Losses of the training examples and, after them, the queries.
+        chains: What ``record_chain`` gives for each.
         remedy: What to do against divergence.
         markov: Whether a draw depends on the one before it; the record keeps it, for `tdabench diagnose`.
 
     Raises:
         ValueError: If every chain diverged.
     """
-    num_train = num_examples(problem.train)
-    train, query = traces[..., :num_train], traces[..., num_train:]
+    traces = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
+    checkpoint = {name: traces[name][0] for name in traces if name.endswith("_checkpoint")}  # all chains have the same
     record = {"settings": settings, "markov": markov}
-    save_tensors(problem.workspace / "traces.safetensors", {"train": train, "query": query}, record)
-    converged = (traces.abs() < DIVERGED).all(dim=(1, 2))  # NaN is not
+    save_tensors(problem.workspace / "traces.safetensors", {**traces, **checkpoint}, record)
+    train, query = traces["train"], traces["query"]
+    converged = (torch.cat([train, query], dim=2).abs() < DIVERGED).all(dim=(1, 2))  # NaN is not
     if not converged.any():
         raise ValueError(f"Every BIF chain diverged: {remedy}.")
     if not converged.all():
         lost = (~converged).nonzero().flatten().tolist()
-        message = f"BIF chains {lost} of {len(traces)} diverged and are left out: {remedy}."
+        message = f"BIF chains {lost} of {len(chains)} diverged and are left out: {remedy}."
         warnings.warn(AttributionWarning(message), stacklevel=2)
     estimate = loss_covariance if settings.estimate == "covariance" else loss_correlation
     return estimate(query[converged], train[converged])

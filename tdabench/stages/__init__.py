@@ -3,6 +3,7 @@
 from tdabench.stages.agreement import agree as agree
 from tdabench.stages.agreement import properties as properties
 from tdabench.stages.attribution import attribute as attribute
+from tdabench.stages.attribution import sample as sample
 from tdabench.stages.attribution import vary as vary
 from tdabench.stages.banks import bank as bank
 from tdabench.stages.commands import check as check

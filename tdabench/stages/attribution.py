@@ -12,11 +12,12 @@ import torch
 from tdabench.components import Component, instantiate
 from tdabench.data.base import Examples
 from tdabench.progress import progress
-from tdabench.records import save_tensors
+from tdabench.records import load_record, load_tensors, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 
 if TYPE_CHECKING:
+    from tdabench.attributors.base import Problem
     from tdabench.attributors.run import Attribution
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,11 @@ def attribute(arguments: argparse.Namespace) -> None:
 
     bench = Bench(arguments)
     component = _find_method(bench, arguments)
-    stream = ("attribute", arguments.repeat, arguments.train_size, arguments.method)
+    stream = _stream(arguments)
     details: dict[str, Any] = {"stream": stream, "method": component}
     details["attributor"] = instantiate(component, f"methods.{arguments.method}")
     try:
-        query = bench.query if bench.planted is None else _with_train(bench)
-        attribution = _run(bench, arguments, details["attributor"], query, folder=arguments.method, stream=stream)
+        attribution = _attribute(bench, arguments, details["attributor"], stream)
     except Unsupported as reason:
         logger.warning("%s is not supported here: %s", arguments.method, reason)
         save_tensors(arguments.output, {}, bench.record(arguments, None, status=f"unsupported: {reason}", **details))
@@ -45,6 +45,30 @@ def attribute(arguments: argparse.Namespace) -> None:
     if bench.planted is not None:
         tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
     save_tensors(arguments.output, tensors, record)
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    """Sample one chain of a method; the file is empty, and says why, if the method does not sample chains apart."""
+    from tdabench.attributors.base import ChainAttributor, Unsupported
+    from tdabench.attributors.run import run_chain
+
+    bench = Bench(arguments)
+    component = _find_method(bench, arguments)
+    attributor = instantiate(component, f"methods.{arguments.method}")
+    stream = _stream(arguments)
+    tensors, cost, status = {}, None, "whole"  # `attribute` runs such a method whole
+    if isinstance(attributor, ChainAttributor):
+        folder = f"{arguments.method}-{arguments.chain}"  # its own, since other chains may run at the same time
+        problem = _make_problem(bench, arguments, _query_of(bench), folder=folder)
+        generator = make_generator(bench.experiment.seed, *stream)
+        try:
+            tensors, cost = run_chain(attributor, problem, arguments.chain, generator=generator)
+            status = "ok"
+        except Unsupported as reason:
+            status = f"unsupported: {reason}"
+        shutil.rmtree(problem.workspace)
+    details = {"stream": stream, "chain": arguments.chain, "method": component, "status": status}
+    save_tensors(arguments.output, tensors, bench.record(arguments, cost, **details))
 
 
 def vary(arguments: argparse.Namespace) -> None:
@@ -87,6 +111,31 @@ def _find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
     return bench.experiment.methods[arguments.method]
 
 
+def _stream(arguments: argparse.Namespace) -> tuple[str | int, ...]:
+    return ("attribute", arguments.repeat, arguments.train_size, arguments.method)
+
+
+def _attribute(
+    bench: Bench, arguments: argparse.Namespace, attributor: Any, stream: tuple[str | int, ...]
+) -> "Attribution":
+    """Make scores of a method's chains where they were sampled apart, or run it whole."""
+    from tdabench.attributors.base import Unsupported
+    from tdabench.attributors.run import score_chains
+
+    records = [load_record(path) for path in arguments.chains]
+    for record in records:
+        kind, _, reason = record["status"].partition("unsupported: ")
+        if not kind:
+            raise Unsupported(reason)
+    if not records or any(record["status"] == "whole" for record in records):
+        return _run(bench, arguments, attributor, _query_of(bench), folder=arguments.method, stream=stream)
+    problem = _make_problem(bench, arguments, _query_of(bench), folder=arguments.method)
+    attribution = score_chains(attributor, problem, [load_tensors(path) for path in arguments.chains])
+    for record in records:
+        attribution.cost.add_recorded(record["cost"])
+    return attribution
+
+
 def _run(
     bench: Bench,
     arguments: argparse.Namespace,
@@ -97,13 +146,21 @@ def _run(
     stream: tuple[str | int, ...],
     first: int = 0,
 ) -> "Attribution":
-    """Run a method with the checkpoints in turn, beginning with the one that is attributed."""
-    from tdabench.attributors.base import Problem
     from tdabench.attributors.run import run_attributor
+
+    problem = _make_problem(bench, arguments, query, folder=folder, first=first)
+    return run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))
+
+
+def _make_problem(
+    bench: Bench, arguments: argparse.Namespace, query: Examples, *, folder: str, first: int = 0
+) -> "Problem":
+    """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
+    from tdabench.attributors.base import Problem
     from tdabench.training.losses import image_loss
 
     paths = [*arguments.checkpoints[first:], *arguments.checkpoints[:first]]
-    problem = Problem(
+    return Problem(
         models=tuple(bench.load_model(path) for path in paths),
         loss=image_loss,
         train=bench.train,
@@ -111,11 +168,12 @@ def _run(
         reference=bench.reference,
         workspace=_empty_folder(arguments.output.parent.parent / "workspace" / folder),
     )
-    return run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))
 
 
-def _with_train(bench: Bench) -> Examples:
-    """Give the queries and, after them, the training examples: a method's score of an example for itself."""
+def _query_of(bench: Bench) -> Examples:
+    """Give the queries; where labels are planted, after them the training examples, for their scores for themselves."""
+    if bench.planted is None:
+        return bench.query
     return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}
 
 

@@ -111,7 +111,15 @@ def test_chains_have_their_own_noise_and_their_traces_are_kept(tmp_path):
     scores = BIF(**SETTINGS).attribute(problem, generator=make_generator(0, "bif"))
 
     traces = load_tensors(tmp_path / "traces.safetensors")
-    assert {name: tuple(trace.shape) for name, trace in traces.items()} == {"train": (2, 10, 4), "query": (2, 10, 3)}
+    assert {name: tuple(trace.shape) for name, trace in traces.items()} == {
+        "train": (2, 10, 4),
+        "query": (2, 10, 3),
+        "train_checkpoint": (4,),
+        "query_checkpoint": (3,),
+        "distance": (2, 10),
+        "step_loss": (2, 10),
+        "cpu_seconds": (2, 10),
+    }
     assert not torch.equal(traces["train"][0], traces["train"][1])
     torch.testing.assert_close(loss_covariance(traces["query"], traces["train"]), scores, rtol=0, atol=0)
 
@@ -248,9 +256,9 @@ def _break_chain(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
     def sample(*arguments, steps: int, **settings):
         index = len(started)
         started.append(index)
-        for step, model in enumerate(sample_chain(*arguments, steps=steps, **settings)):
-            if index == broken and step == steps - 1:
-                model.position.data.fill_(torch.nan)
-            yield model
+        for count, step in enumerate(sample_chain(*arguments, steps=steps, **settings)):
+            if index == broken and count == steps - 1:
+                step.model.position.data.fill_(torch.nan)
+            yield step
 
     monkeypatch.setattr(bif, "sample_chain", sample)

@@ -26,7 +26,7 @@ def test_draws_have_exactly_the_mean_and_covariance_of_the_posterior(draws, dtyp
     checkpoint = torch.linspace(-1, 1, 5, dtype=dtype)
 
     chain = sample_laplace(Linear(checkpoint), curvature, variances, draws=draws, generator=make_generator(0, "draws"))
-    positions = torch.stack([torch.cat([*model.blocks]).detach() for model in chain])
+    positions = torch.stack([torch.cat([*step.model.blocks]).detach() for step in chain])
 
     assert positions.dtype == dtype
     assert len(positions) == draws
@@ -45,7 +45,7 @@ def test_quadratic_functions_of_the_draws_have_the_covariance_of_a_gaussian():
     squares = torch.eye(5, dtype=torch.float64)[:2] @ (curvature.basis * curvature.scale).T  # along two parameters
 
     draws = sample_laplace(model, curvature, variances, draws=count, generator=make_generator(0, "draws"))
-    measured = torch.stack([draw.blocks[0][:2].detach().square() for draw in draws]).T.cov()
+    measured = torch.stack([draw.model.blocks[0][:2].detach().square() for draw in draws]).T.cov()
 
     covariance = squares @ variances.diag() @ squares.T
     expected = 2 * covariance.square()  # Isserlis
@@ -171,8 +171,8 @@ def test_a_tensor_that_no_loss_depends_on_does_not_move():
         model, curvature, torch.ones(len(curvature.basis)), draws=7, generator=make_generator(0, "draws")
     )
     for draw in draws:
-        assert (draw.blocks[0] != 0).all()
-        assert (draw.blocks[1] == 7).all()
+        assert (draw.model.blocks[0] != 0).all()
+        assert (draw.model.blocks[1] == 7).all()
 
 
 def test_frozen_parameters_have_no_curvature():
@@ -244,7 +244,7 @@ def test_amplitude_is_the_root_mean_square_change_of_a_reference_loss(localizati
 
     variances = posterior_variances(curvature, localization=localization, amplitude=0.03)
     draws = sample_laplace(model, curvature, variances, draws=8, generator=make_generator(0, "draws"))
-    losses = torch.stack([draw(slopes).detach() for draw in draws])
+    losses = torch.stack([draw.model(slopes).detach() for draw in draws])
 
     mean_square = (losses - model(slopes).detach()).square().sum(dim=0).mean().item() / (8 - 1)
     assert math.sqrt(mean_square) == pytest.approx(0.03, rel=1e-9)
@@ -266,7 +266,7 @@ def _draw_blocks(model: Linear, index: int = 0) -> Tensor:
     draws = sample_laplace(
         model, _made_up_curvature(), torch.ones(3), draws=5, generator=make_generator(0, "draws", index)
     )
-    return torch.stack([torch.cat([*draw.blocks]).detach() for draw in draws])
+    return torch.stack([torch.cat([*draw.model.blocks]).detach() for draw in draws])
 
 
 def _measure(model: Linear, slopes: Tensor, **settings) -> tuple[LocalCurvature, Tensor]:

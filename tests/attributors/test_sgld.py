@@ -30,7 +30,7 @@ def test_position_has_the_exact_stationary_covariance_with_the_bias_of_the_step_
         generator=make_generator(0, "chain"),
     )
 
-    positions = torch.stack([model.position.detach().clone() for model in chain]).double()
+    positions = torch.stack([step.model.position.detach().clone() for step in chain]).double()
 
     precision = (inverse_temperature * hessian + localization * torch.eye(2)).double()
     eye = torch.eye(2, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_minibatches_widen_the_stationary_variance_by_their_gradient_noise():
         generator=make_generator(0, "chain"),
     )
 
-    positions = torch.stack([model.position.detach().clone() for model in chain]).double()
+    positions = torch.stack([step.model.position.detach().clone() for step in chain]).double()
 
     precision = inverse_temperature + localization
     noise = 1 + step_size * inverse_temperature**2 / 4
@@ -118,7 +118,7 @@ def _last_position(generator: torch.Generator) -> torch.Tensor:
     examples = {"centre": torch.arange(8.0)[:, None], "hessian": torch.ones(8, 1, 1)}
     settings = {"steps": 5, "step_size": 0.1, "inverse_temperature": 1.0, "localization": 1.0, "batch_size": 2}
     chain = sample_chain(Quadratic(torch.zeros(1)), quadratic_loss, examples, **settings, generator=generator)
-    return [model.position.detach().clone() for model in chain][-1]
+    return [step.model.position.detach().clone() for step in chain][-1]
 
 
 def _small_network() -> nn.Sequential:
@@ -130,8 +130,8 @@ def _sample_last(model: nn.Module) -> nn.Module:
     generator = make_generator(0, "examples")
     examples = {"image": torch.randn(6, 1, 4, 4, generator=generator), "label": torch.arange(6) % 3}
     settings = {"steps": 3, "step_size": 1e-3, "inverse_temperature": 10.0, "localization": 1.0, "batch_size": 4}
-    *_, moved = sample_chain(model, _cross_entropy, examples, **settings, generator=generator)
-    return moved
+    *_, last = sample_chain(model, _cross_entropy, examples, **settings, generator=generator)
+    return last.model
 
 
 def _cross_entropy(model: nn.Module, examples: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -8,14 +8,12 @@ import torch
 from linear_losses import Linear, linear_loss
 
 from tdabench.attributors.base import Problem
+from tdabench.attributors.chains import DIVERGED, join_examples, measure_losses
 from tdabench.attributors.run import AttributionWarning
 from tdabench.attributors.traces import (
-    DIVERGED,
     estimate_scores,
-    join_examples,
     loss_correlation,
     loss_covariance,
-    measure_losses,
     require_estimate,
 )
 from tdabench.records import load_tensors
@@ -92,9 +90,7 @@ def test_losses_of_training_examples_and_then_queries_are_measured_without_a_gra
 def test_scores_are_the_estimate_that_the_settings_name_and_their_traces_are_kept(tmp_path, estimate, function):
     query, train = _draw_traces(chains=2)
 
-    scores = estimate_scores(
-        _Settings(estimate), torch.cat([train, query], dim=2), _problem(tmp_path), remedy="be careful"
-    )
+    scores = estimate_scores(_Settings(estimate), _chains(train, query), _problem(tmp_path), remedy="be careful")
 
     torch.testing.assert_close(scores, function(query, train), rtol=0, atol=0)
     kept = load_tensors(tmp_path / "traces.safetensors")
@@ -112,7 +108,9 @@ def test_a_chain_with_one_diverged_loss_is_left_out_with_a_warning_but_kept_on_d
     with pytest.warns(
         AttributionWarning, match=re.escape("BIF chains [1] of 3 diverged and are left out: be careful.")
     ):
-        scores = estimate_scores(_Settings(), traces, _problem(tmp_path), remedy="be careful")
+        scores = estimate_scores(
+            _Settings(), _chains(*traces.split([5, 3], dim=2)), _problem(tmp_path), remedy="be careful"
+        )
 
     torch.testing.assert_close(scores, loss_covariance(query[[0, 2]], train[[0, 2]]), rtol=0, atol=0)
     kept = load_tensors(tmp_path / "traces.safetensors")
@@ -123,7 +121,7 @@ def test_large_losses_below_the_limit_are_no_divergence(tmp_path):
     query, train = _draw_traces(chains=2)
     train[1, 0, 0] = 0.999 * DIVERGED
 
-    scores = estimate_scores(_Settings(), torch.cat([train, query], dim=2), _problem(tmp_path), remedy="be careful")
+    scores = estimate_scores(_Settings(), _chains(train, query), _problem(tmp_path), remedy="be careful")
 
     torch.testing.assert_close(scores, loss_covariance(query, train), rtol=0, atol=0)
 
@@ -134,7 +132,7 @@ def test_nothing_but_diverged_chains_is_an_error_that_names_the_remedy(tmp_path)
     traces[:, 3] = torch.nan
 
     with pytest.raises(ValueError, match=re.escape("Every BIF chain diverged: be careful.")):
-        estimate_scores(_Settings(), traces, _problem(tmp_path), remedy="be careful")
+        estimate_scores(_Settings(), _chains(*traces.split([5, 3], dim=2)), _problem(tmp_path), remedy="be careful")
 
 
 @pytest.mark.parametrize("estimate", ["covariance", "correlation"])
@@ -162,3 +160,7 @@ def _draw_traces(chains: int) -> tuple[torch.Tensor, torch.Tensor]:
         shared + torch.randn(chains, 20, count, generator=generator, dtype=torch.float64) for count in (3, 5)
     )
     return query, train
+
+
+def _chains(train: torch.Tensor, query: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    return [{"train": of_train, "query": of_query} for of_train, of_query in zip(train, query, strict=True)]

@@ -1,0 +1,95 @@
+"""Chains: losses of every example at draws around a checkpoint, each chain a piece of work of its own."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tdabench.attributors.base import Examples, Problem, batches, num_examples
+from tdabench.attributors.sgld import Step
+from tdabench.progress import progress
+from tdabench.seeds import fork_generator
+
+# Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
+DIVERGED = 1e6
+
+
+def chain_generator(problem: Problem, chain: int, generator: torch.Generator) -> torch.Generator:
+    """Give the stream of a chain, on the examples' device; the method's generator is left where it is.
+
+    Chains can so be sampled in any order, in any number of processes.
+
+    Args:
+        chain: Which one, from 0.
+        generator: The method's, as ``attribute`` gets it.
+    """
+    copy = torch.Generator(device=generator.device)
+    copy.set_state(generator.get_state())
+    device = next(iter(problem.train.values())).device
+    return [fork_generator(copy, device) for _ in range(chain + 1)][-1]
+
+
+def join_examples(problem: Problem) -> Examples:
+    """Give the training examples and, after them, the queries: what is measured at every draw."""
+    return {name: torch.cat([problem.train[name], problem.query[name]]) for name in problem.train}
+
+
+@torch.no_grad()
+def measure_losses(
+    model: nn.Module, problem: Problem, examples: Examples, batch_size: int
+) -> Float[Tensor, " example"]:
+    """Measure every example's loss at a draw."""
+    return torch.cat([problem.loss(model, batch) for batch in batches(examples, batch_size)])
+
+
+def record_chain(
+    problem: Problem,
+    steps: Iterator[Step],
+    *,
+    draws: int,
+    burn_in: int = 0,
+    steps_between_draws: int = 1,
+    loss_batch_size: int,
+    description: str,
+) -> dict[str, Tensor]:
+    """Walk a chain and measure every example's loss at its draws; a chain that diverges is left where it did.
+
+    Args:
+        steps: Lazily, ``burn_in + draws * steps_between_draws`` of them.
+        description: For the progress bar.
+
+    Returns:
+        ``train`` (draw, train) and ``query`` (draw, query): losses in nats, NaN after a divergence;
+        ``train_checkpoint`` (train) and ``query_checkpoint`` (query): those of the checkpoint; ``distance`` (draw):
+        from the checkpoint, Euclidean; ``step_loss`` (step): the minibatches'; ``cpu_seconds`` (draw): CPU time of the
+        process since the chain's start.
+    """
+    examples = join_examples(problem)
+    start = time.process_time()
+    checkpoint = measure_losses(problem.models[0], problem, examples, loss_batch_size)
+    checkpoint = checkpoint.to(torch.promote_types(checkpoint.dtype, torch.float32))
+    losses = checkpoint.new_full((draws, len(checkpoint)), torch.nan)
+    distance, cpu_seconds = (torch.full((draws,), torch.nan) for _ in range(2))
+    step_losses = []
+    total = burn_in + draws * steps_between_draws
+    for count, step in enumerate(progress(steps, description, total=total), start=1 - burn_in):
+        step_losses.append(step.loss)
+        if count <= 0 or count % steps_between_draws:
+            continue
+        draw = count // steps_between_draws - 1
+        losses[draw] = measure_losses(step.model, problem, examples, loss_batch_size)
+        distance[draw], cpu_seconds[draw] = step.distance(), time.process_time() - start
+        if not (losses[draw].abs() < DIVERGED).all():  # NaN is not
+            break
+    num_train, missing = num_examples(problem.train), total - len(step_losses)
+    return {
+        "train": losses[:, :num_train],
+        "query": losses[:, num_train:],
+        "train_checkpoint": checkpoint[:num_train],
+        "query_checkpoint": checkpoint[num_train:],
+        "distance": distance,
+        "step_loss": torch.cat([torch.stack(step_losses).float().cpu(), torch.full((missing,), torch.nan)]),
+        "cpu_seconds": cpu_seconds,
+    }
