@@ -58,9 +58,9 @@ class Cost:
     def add_recorded(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the phases of another job's record, as if it had been done here."""
         for name, part in recorded.items():
-            # NaN is null in a record.
-            known = {key: math.nan if value is None else value for key, value in part.items()}
-            self.add(name, PhaseCost(**{"passes": math.nan, **known}))
+            # Missing in records from before passes were counted, null where their number is not known.
+            passes = math.nan if part.get("passes") is None else part["passes"]
+            self.add(name, PhaseCost(**{**part, "passes": passes}))
 
 
 _CURRENT: contextvars.ContextVar["_Meter | None"] = contextvars.ContextVar("current_meter", default=None)

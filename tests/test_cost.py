@@ -1,3 +1,4 @@
+import math
 import os
 import time
 from pathlib import Path
@@ -146,3 +147,14 @@ def test_parts_of_a_phase_add_their_times_and_disk_and_keep_the_highest_peaks():
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("part", [{}, {"passes": None}])
+def test_passes_that_a_record_does_not_know_make_the_sum_unknown(part):
+    cost = Cost(torch.device("cpu"))
+    cost.add("score", PhaseCost(passes=5))
+
+    cost.add_recorded({"score": {"seconds": 1.0, **part}, "fit": {"passes": 7}})
+
+    assert math.isnan(cost.phases["score"].passes)
+    assert cost.phases["fit"].passes == 7

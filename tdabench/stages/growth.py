@@ -112,23 +112,26 @@ class _Spent:
         settings = settings if isinstance(settings, dict) else {}
         parts = list(record.get("cost", {}).values())
         self.burn_in, self.steps = settings.get("burn_in", 0), settings.get("steps_between_draws", 1)
-        self.clock = traces.get("cpu_seconds")
+        # A chain that diverged has stopped.
+        self.clock = traces["cpu_seconds"].nan_to_num(0).cummax(dim=1).values if "cpu_seconds" in traces else None
         self.draws = traces["train"].shape[1]
         # Losses at a draw: of every chain, for every example.
         self.measured = len(traces["train"]) * (traces["train"].shape[2] + traces["query"].shape[2])
-        self.total = {name: _sum_of(parts, name) for name in ("cpu_seconds", "passes")}
+        self.before = self.measured if "train_checkpoint" in traces else 0
+        self.seconds, self.passes = _sum_of(parts, "cpu_seconds"), _sum_of(parts, "passes")
 
     def at(self, draws: int) -> dict[str, float | None]:
-        """Give CPU seconds and passes: by the chains' own clock if they have one, else by their share of all steps."""
+        """Give CPU seconds, by the chains' own clock if they have one, and passes: of the draws, and of all steps."""
         share = (self.burn_in + draws * self.steps) / (self.burn_in + self.draws * self.steps)
-        seconds, passes = self.total["cpu_seconds"], self.total["passes"]
+        seconds, passes = self.seconds, self.passes
         if self.clock is not None:
             seconds = self.clock[:, draws - 1].sum().item()
         elif seconds is not None:
             seconds *= share
         if passes is not None:
-            at_draws = min(self.measured, passes / self.draws)
-            passes = round(draws * at_draws + (passes - self.draws * at_draws) * share)
+            steps = max(passes - self.before - self.draws * self.measured, 0)
+            left = passes - steps - self.before
+            passes = round(self.before + left * draws / self.draws + steps * share)
         return {"cpu_seconds": seconds, "passes": passes}
 
 

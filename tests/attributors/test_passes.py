@@ -90,8 +90,8 @@ def test_bif_makes_the_passes_that_its_settings_say(problem):
     passes = _passes(METHODS["bif"], problem)
 
     steps = 2 * (2 + 3 * 2) * 16 * 3
-    draws = 2 * (1 + 3) * (TRAIN + QUERIES)  # and at the checkpoint
-    assert passes["score"] == steps + draws
+    checkpoint_and_draws = 2 * (1 + 3) * (TRAIN + QUERIES)
+    assert passes["score"] == steps + checkpoint_and_draws
 
 
 def test_passes_are_charged_to_the_phase_that_makes_them(problem):
