@@ -188,7 +188,7 @@ def test_the_workflow_calibrates_a_method_with_auto_once_before_its_chains_and_n
     environment.pop("PYTHONWARNINGS", None)
 
     done = subprocess.run(
-        ["snakemake", "-n", "--rerun-triggers", "mtime", "tiny"],
+        ["snakemake", "-n", "tiny", "--rerun-triggers", "mtime"],
         cwd=here, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

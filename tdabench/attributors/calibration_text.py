@@ -46,6 +46,7 @@ def _measured(report: Mapping[str, Any]) -> str:
         ("largest eigenvalue of the loss's Hessian", "hessian_largest", ".3g"),
         ("smallest, at most", "hessian_smallest", ".3g"),
         ("largest of inverse_temperature x Hessian + localization", "largest", ",.0f"),
+        ("the loss's share in that", "loss_share", ".0%"),
         ("stability limit of the step size, 4 / that", "limit", ".2g"),
         ("the same with minibatches' own curvature", "minibatch_limit", ".2g"),
         ("the stiffest direction's variance, by minibatches' gradients, x", "inflation_along_stiffest", ".2f"),

@@ -53,15 +53,17 @@ class Stability:
     def describe(self, step_size: float, inverse_temperature: float) -> dict[str, Any]:
         r"""Describe it, and what a step size meets here.
 
-        ``variance_factor`` is :math:`1 / (1 - \epsilon \lambda / 4)`, by which the step size widens the stiffest
-        direction's variance, None beyond the limit; ``inflation`` is :math:`1 + \epsilon (n\beta)^2 \sigma^2 / 4`, by
-        which minibatches' gradients do.
+        ``loss_share`` is the loss's part in the largest eigenvalue: where it is small, localization decides nearly
+        alone where a chain goes, and covariances of losses come close to gradient dot products. ``variance_factor`` is
+        :math:`1 / (1 - \epsilon \lambda / 4)`, by which the step size widens the stiffest direction's variance, None
+        beyond the limit; ``inflation`` is :math:`1 + \epsilon (n\beta)^2 \sigma^2 / 4`, by which minibatches do.
         """
         share, factor = step_size / self.limit, step_size * inverse_temperature**2 / 4
         return {
             **dataclasses.asdict(self.spectrum),
             "hessian_smallest": self.hessian and self.hessian[0],
             "hessian_largest": self.hessian and self.hessian[1],
+            "loss_share": self.hessian and inverse_temperature * self.hessian[1] / self.spectrum.largest,
             "examples": self.examples,
             "limit": self.limit,
             "minibatch_limit": self.minibatch_limit,

@@ -36,6 +36,7 @@ def test_the_stability_limit_is_four_over_the_largest_eigenvalue_and_the_proposa
     assert checkpoint["largest"] == pytest.approx(largest, rel=1e-4)
     assert checkpoint["hessian_largest"] == pytest.approx(2.0, rel=1e-4)
     assert checkpoint["hessian_smallest"] == pytest.approx(0.3, rel=1e-4)
+    assert checkpoint["loss_share"] == pytest.approx(40 / 44, rel=1e-4)
     assert report["step_size_limit"] == pytest.approx(4 / largest, rel=1e-4)
     assert report["proposed"]["step_size"] == round_down(SHARE * 4 / largest)
     share = report["proposed"]["step_size"] * largest / 4

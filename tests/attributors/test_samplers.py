@@ -52,7 +52,7 @@ def test_positions_have_the_exact_stationary_law_of_the_sampler(sampler):
 @each_sampler
 def test_minibatches_heat_the_stationary_law_as_much_as_their_noise_tells(sampler):
     # A minibatch of one of two examples has the gradient +g or -g at the checkpoint: all of its square is noise.
-    slope, steps = np.array([0.9, 0.4]), 1500
+    slope, steps = np.array([1.8, 0.8]), 1500
     offset = np.linalg.solve(HESSIAN, slope)
     examples = _quadratic([CHECKPOINT - offset, CHECKPOINT + offset])
     gradient_noise = INVERSE_TEMPERATURE**2 * np.outer(slope, slope)

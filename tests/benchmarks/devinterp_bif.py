@@ -116,7 +116,7 @@ def as_query_by_train(found: xr.Dataset, text: Text) -> Float[Tensor, "query tra
 
 def summarise_chains(traces: dict[str, Tensor]) -> dict[str, Float[Tensor, "chain value"]]:
     """Give every chain's correlations as Fisher's z, whose errors are alike; its mean losses; its log deviations."""
-    pairs = zip(traces["query"], traces["train"], strict=True)
+    pairs = zip(traces["query"].split(1), traces["train"].split(1), strict=True)
     losses = torch.cat([traces["query"], traces["train"]], dim=2).double()
     return {
         "correlations": torch.stack(
