@@ -110,6 +110,9 @@ def extrapolate(
     if not reliability > max(LEAST_RELIABILITY, 2 * reliability_error):
         note = "The chains' scores agree no more than noise does: more draws are needed before anything can be said."
         return dataclasses.replace(_no_limit(note), **known)
+    if found.limit > 1:
+        note = "The chains agree too little for so high an LDS: their draws are not independent of one another."
+        return dataclasses.replace(_no_limit(note), **known)
     spread = _spread_of_limit(found, estimate(query, train), truth, settings, generator)
     # Errors over draws and over subsets and queries are independent.
     wider = math.hypot(1, limit_error / spread.standard_error) if spread.standard_error > 0 else 1.0

@@ -16,6 +16,9 @@ HEADERS = {
     "disk_bytes": "Disk (MB)",
     "cpu_seconds": "CPU (s)",
     "passes": "Forward passes",
+    "lds_limit": "Limit",
+    "monte_carlo_error": "Monte Carlo error",
+    "c": "c (draws)",
     "count": "k",
     "effect": "Effect (nats)",
     "effect_random": "Random removal (nats)",
@@ -50,7 +53,7 @@ INTERVALS = {
 SCORES = {
     "lds", "low", "high", "standard_error", "standard_deviation", "ceiling", "agreement", "oracle", "difference",
     "effect", "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
-    "rhat_median", "rhat_high", "loss_standard_deviation",
+    "rhat_median", "rhat_high", "loss_standard_deviation", "lds_limit", "monte_carlo_error", "reliability",
     "tuning_lds", "loss_change",
     *(f"{prefix}{end}" for prefix in INTERVALS if prefix != "share_" for end in ("low", "high")),
 }  # fmt: skip
@@ -61,6 +64,7 @@ PLAIN = {
     "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
     "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
     "drift", "warning", "point", "tuning_queries", "choice", "learning_coefficient", "singular_fluctuation",
+    "reliability", "note",
 }  # fmt: skip
 
 

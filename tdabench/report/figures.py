@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tdabench.report.tables import count_repeats
+from tdabench.report.variants import find_base, shade
 
 STYLE = {
     "font.size": 9,
@@ -173,19 +174,26 @@ def plot_cost(table: pd.DataFrame, methods: list[str]) -> Figure:
 
 
 def method_styles(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Give every method its colour, label and marker; a plug-in's colour follows from its place among the plug-ins."""
+    """Give every method its colour, label and marker.
+
+    Variants of a built-in method, such as ``trak_3x128``, have shades of its colour, in their order; a plug-in's colour
+    follows from its place among the plug-ins.
+    """
     methods = list(dict.fromkeys(table["method"]))
-    others = [method for method in methods if method not in COLOURS]
-    colours = {**COLOURS, **{method: OTHERS[place % len(OTHERS)] for place, method in enumerate(others)}}
+    bases = {method: find_base(method, COLOURS) for method in methods}
+    others = [method for method in methods if bases[method] is None]
     order = [*COLOURS, *others]
-    return {
-        method: {
-            "color": colours[method],
-            "label": LABELS.get(method, method),
-            "marker": MARKERS[order.index(method) % len(MARKERS)],
-        }
-        for method in methods
-    }
+    styles = {}
+    for method in methods:
+        base = bases[method] or method
+        variants = [one for one in methods if bases[one] == base and one != base]
+        colour = COLOURS.get(base) or OTHERS[others.index(method) % len(OTHERS)]
+        if method in variants:
+            colour = shade(colour, variants.index(method), len(variants))
+        rest = method.removeprefix(base).replace("_", " ")
+        marker = MARKERS[order.index(base) % len(MARKERS)]
+        styles[method] = {"color": colour, "label": f"{LABELS.get(base, base)}{rest}", "marker": marker}
+    return styles
 
 
 def _size_axis(axes: Axes, sizes: list[int]) -> None:

@@ -11,14 +11,18 @@ from tdabench.report.cells import Styles, Table, at, make_table, over_repeats
 from tdabench.report.crossed import detection_table, null_table, properties_table, removal_table, variance_table
 from tdabench.report.quality import cost_table, ground_truth_table, rank_table
 from tdabench.report.summary import sizes_of
-from tdabench.report.texts import COST, FIGURES, TEXTS, describe, describe_ranking
+from tdabench.report.texts import COST, FIGURES, FRONTIER, TEXTS, describe, describe_ranking
 
 Tables = Mapping[str, pd.DataFrame]
 
 # What stands in another section; what answers the experiment's question stands before its cost.
 RANKING_TABLES = ("lds", "ranking")
 RANKING_FIGURES = ("lds", "lds_by_repeat")
-ALONGSIDE = {"removal": ("removal_differences", "Paired differences")}
+COST_FIGURES = ("frontier", "cost")
+ALONGSIDE = {
+    "removal": ("removal_differences", "Paired differences"),
+    "extrapolation": ("growth", "Growth with the draws"),
+}
 FIRST = ("pairs", "removal", "detection")
 # Figures of a section with several, or of another name; and columns that repeat others.
 SEVERAL = {"sweep": ("sweep_lds", "sweep_traces")}
@@ -71,7 +75,7 @@ class Section:
 
 def make_sections(tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> list[Section]:
     """Make a section of everything there is: known tables in their order, then what is not known."""
-    placed = {"cost", *RANKING_TABLES, *RANKING_FIGURES, *TEXTS, *(name for name, _ in ALONGSIDE.values())}
+    placed = {*COST_FIGURES, *RANKING_TABLES, *RANKING_FIGURES, *TEXTS, *(name for name, _ in ALONGSIDE.values())}
     placed |= {figure for several in SEVERAL.values() for figure in several}
     order = [*FIRST, "cost", *(name for name in TEXTS if name not in FIRST)]
     order += sorted((tables.keys() | figures.keys()) - placed)
@@ -122,8 +126,9 @@ def _cost(tables: Tables, figures: Mapping[str, bytes], styles: Styles) -> Secti
     ground_truth = ground_truth_table(cost)
     if ground_truth is not None:
         parts.append(Part(title="The ground truth", table=ground_truth))
-    pictures = (make_picture(figures["cost"], "cost", heading),) if "cost" in figures else ()
-    return Section(name="cost", heading=heading, how_to_read=COST, pictures=pictures, parts=tuple(parts))
+    pictures = tuple(make_picture(figures[name], name, heading) for name in COST_FIGURES if name in figures)
+    how_to_read = f"{FRONTIER} {COST}" if "frontier" in figures else COST
+    return Section(name="cost", heading=heading, how_to_read=how_to_read, pictures=pictures, parts=tuple(parts))
 
 
 def _section(name: str, tables: Tables, figures: Mapping[str, bytes], styles: Styles, confidence: float) -> Section:

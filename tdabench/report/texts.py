@@ -53,6 +53,14 @@ TEXTS = {
         "moves it. The learning coefficient is negative where the checkpoint is no minimum; the error of a score is "
         "the median Monte Carlo error of covariances, relative to their median size.",
     ),
+    "extrapolation": (
+        "What more draws would bring",
+        "The LDS of a method that samples grows with its draws about as limit / \u221a(1 + c / draws), since noise in "
+        "the scores hides their agreement with the truth: c is the number of draws a chain at which half of the "
+        "scores' variance is noise, found from how much independent chains agree. Far below its limit a sampler is "
+        "still noisy, near it the method is at its end. The Monte Carlo error is how far other draws would move the "
+        "LDS. Intervals of the limit: {interval}.",
+    ),
     "reliability": (
         "Reliability of the ground truth",
         "Agreement is the rank correlation of the losses of two retrains of the same subsets, the mean over queries; "
@@ -75,7 +83,15 @@ COST = (
     "Mean over repeats; wall-clock seconds by phase count whatever else the machine did, CPU seconds do not. Memory is "
     "the peak of the whole process, disk the growth of the scratch folder."
 )
+FRONTIER = (
+    "Up and to the left is better: the grey steps are the best LDS that is to be had at each price. The price is CPU "
+    "seconds, or forward passes of one example (a gradient counts three), which don't depend on the machine; training "
+    "the checkpoints is in neither. A thick line follows the first draws of a method that samples, a thin one methods "
+    "that differ in one number; a method that makes no pass is left out."
+)
 FIGURES = {
+    "frontier": "LDS of each method against CPU seconds and against forward passes, with lines through growing draws "
+    "and growing settings, the ceiling and what chance reaches",
     "lds": "LDS of each method against the size of the attribution set, with intervals, the ceiling and what chance "
     "reaches",
     "lds_by_repeat": "LDS of each method in every single repeat, with bootstrap intervals",

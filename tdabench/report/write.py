@@ -10,6 +10,8 @@ from tdabench.report.costs import bank_files, collect_costs, removal_files
 from tdabench.report.diagnostics import write_diagnostics
 from tdabench.report.figures import plot_cost
 from tdabench.report.files import write_figures, write_table
+from tdabench.report.frontier import write_frontier
+from tdabench.report.growth import write_growth
 from tdabench.report.lds import write_lds
 from tdabench.report.methods import write_agreement, write_properties
 from tdabench.report.page import load_material, render_page
@@ -34,6 +36,7 @@ def write_report(
     order, text = list(experiment.methods), ""
     if experiment.bank is not None:
         order, text = write_lds(experiment, folder, cost, over_repeats, compare_repeats)
+        write_frontier(experiment, folder, cost, write_growth(experiment, folder, over_repeats))
     write_agreement(experiment, folder, order, over_repeats)
     write_properties(experiment, folder)
     write_diagnostics(experiment, folder)

@@ -33,7 +33,9 @@ def grow(arguments: argparse.Namespace) -> None:
             inputs.append(path)
     details = {"evaluation": experiment.evaluation, "method": scores_record.get("attributor")}
     record = make_record(details, inputs=inputs, seed=experiment.seed, status=reason)
-    save_json(arguments.output, {"method": method, "growth": bool(content), **content}, record)
+    save_json(
+        arguments.output, {"method": method, "traces": path in inputs, "growth": bool(content), **content}, record
+    )
 
 
 def _grow(
