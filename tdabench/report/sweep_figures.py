@@ -89,7 +89,7 @@ def plot_sweep_lds(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
             _label(axes, layout, left=place % layout.across == 0, bottom=place + layout.across >= len(layout.panels))
         colours = colormaps[MAP]
         bar = figure.colorbar(_mappable(scale, colours), ax=panels.tolist(), fraction=0.03, pad=0.02)
-        bar.set_label("LDS on the tuning queries")
+        bar.set_label("tuning LDS")
         figure.suptitle(
             f"{shown['experiment'].iloc[0]}: tuning LDS. Framed: best; dot: not told apart from it.",
             fontsize=8, x=0.01, ha="left",

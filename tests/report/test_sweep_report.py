@@ -79,7 +79,7 @@ def test_every_cell_of_the_heat_maps_has_its_number_or_the_reason_why_there_is_n
     assert framed == [(pytest.approx(-0.46), pytest.approx(1.54))]
     hatched = [patch.get_xy() for axes in panels for patch in axes.patches if patch.get_hatch()]
     assert hatched == [(0.5, 1.5)]
-    assert bar.get_ylabel() == "LDS on the tuning queries"
+    assert bar.get_ylabel() == "tuning LDS"
 
 
 def test_cells_of_equal_lds_have_one_colour_in_every_panel():
