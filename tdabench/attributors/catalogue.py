@@ -4,9 +4,8 @@ from tabulate import tabulate
 
 METHODS = (
     ("bif", "tdabench.attributors.bif:BIF", "", "covariance or correlation of losses over SGLD draws"),
-    ("bif", "tdabench.attributors.bif:BIF", "sampler: baoab", "the same, drawn by a walker with momentum"),
-    ("bif", "tdabench.attributors.bif:BIF", "sampler: rmsprop_sgld", "the same, drawn by preconditioned SGLD"),
-    ("bif", "tdabench.attributors.bif:BIF", "restrict: [attention]", "the same, where only some parameters move"),
+    ("bif_baoab", "tdabench.attributors.bif:BIF", "sampler: baoab", "the same over draws of underdamped dynamics"),
+    ("bif_rmsprop", "tdabench.attributors.bif:BIF", "sampler: rmsprop_sgld", "the same over preconditioned SGLD draws"),
     (
         "bif_laplace",
         "tdabench.attributors.laplace_bif:LaplaceBIF",
