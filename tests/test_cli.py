@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
 STAGES = (
     "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "keep",
-    "diagnose", "remove", "contrast", "detect", "report", "check", "power", "bank",
+    "diagnose", "grow", "remove", "contrast", "detect", "report", "check", "power", "bank",
 )  # fmt: skip
 SIMILARITY = """
 import dataclasses
