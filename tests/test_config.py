@@ -21,7 +21,7 @@ from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Re
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
     "dataset", "split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties",
-    "diagnose", "report",
+    "diagnose", "grow", "report",
 )  # fmt: skip
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,

@@ -248,7 +248,8 @@ def each(rule: str, *names: str | int) -> set[str]:
 
 
 BANK = each("retrain", 0, 1)
-EVALUATION = {*each("evaluate", *METHODS), "compare", "report"}
+EVALUATION = {*each("evaluate", *METHODS), *each("grow", *METHODS), "compare", "report"}
+JUDGED = {"evaluate bif", "grow bif", "compare", "report"}
 CHAINS = each("sample", "bif 0", "bif 1")
 MODELS = {"train 0", *BANK, *CHAINS, *each("attribute", *METHODS), *EVALUATION, "agree", *each("diagnose", *METHODS)}
 PROPERTIES = each("properties", *METHODS)
@@ -503,6 +504,20 @@ def _assert_same(first: Path, second: Path) -> None:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True)
 
 
+def test_the_growth_of_the_method_that_draws_ends_at_its_lds(finished):
+    rows = [row for row in finished.table("growth.csv") if row["repeat"] == "0"]
+
+    (of_table, _) = finished.rows("bif")
+    assert [(row["method"], row["draws"]) for row in rows] == [("bif", "4"), ("bif", "5")]
+    assert [rows[-1][name] for name in ("lds", "low", "high")] == [of_table[name] for name in ("lds", "low", "high")]
+    passes = [int(row["passes"]) for row in finished.table("cost.csv") if row["method"] == "bif"]
+    assert float(rows[-1]["passes"]) == sum(passes)
+    (limit, _) = finished.table("extrapolation.csv")
+    assert (limit["lds_limit"], limit["note"]) == ("", "5 draws a chain are too few to extrapolate: 8 are needed.")
+    assert load_json(finished.results / "0/120/growth/gradsim.json")["growth"] is False
+    assert (finished.results / "figures/frontier.png").exists()
+
+
 def test_a_run_writes_the_tables_for_a_paper(finished):
     tables = {path.name for path in (finished.results / "tables").iterdir()}
 
@@ -546,14 +561,14 @@ def place(planned: Place) -> Iterator[Place]:
         (
             "step_size: 1e-4",
             "step_size: 2e-4",
-            {*CHAINS, "attribute bif", "evaluate bif", "diagnose bif", "properties bif", "agree", "compare", "report"},
+            {*CHAINS, "attribute bif", "diagnose bif", "properties bif", "agree", *JUDGED},
         ),
         (
             "chains: 2",
             "chains: 3",
             {
-                *("sample bif 2", "attribute bif", "evaluate bif", "diagnose bif", "properties bif"),
-                *("agree", "compare", "report"),
+                *("sample bif 2", "attribute bif", "diagnose bif", "properties bif", "agree"),
+                *JUDGED,
             },
         ),
         ("resamples: 100", "resamples: 200", EVALUATION | {"agree"}),
@@ -582,7 +597,13 @@ def place(planned: Place) -> Iterator[Place]:
             "methods:\n",
             'methods:\n  null_too: {attributor: "tdabench.attributors.baselines:Random"}\n',
             {
-                *("attribute null_too", "evaluate null_too", "diagnose null_too", "properties null_too"),
+                *(
+                    "attribute null_too",
+                    "evaluate null_too",
+                    "grow null_too",
+                    "diagnose null_too",
+                    "properties null_too",
+                ),
                 *("agree", "compare", "report"),
             },
         ),
@@ -651,7 +672,8 @@ def test_a_method_of_ones_own_is_a_file_and_a_line_and_reruns_nothing_else(exten
     then = jobs(extended.without.stdout + extended.without.stderr)
 
     assert ran == {
-        *each("attribute", "mine", "broken"), *each("properties", "mine", "broken"), "evaluate mine", "diagnose mine",
+        *each("attribute", "mine", "broken"), *each("properties", "mine", "broken"), "evaluate mine", "grow mine",
+        "diagnose mine",
     }  # fmt: skip
     assert then == {"agree", "compare", "report"}
     assert len(MINE.splitlines()) == 12
@@ -677,7 +699,8 @@ def test_a_method_of_ones_own_that_is_edited_is_run_again_alone(extended):
     extended.place.write("mine.py", MINE)
 
     assert planned == {
-        "attribute mine", "evaluate mine", "diagnose mine", "properties mine", "agree", "compare", "report",
+        "attribute mine", "evaluate mine", "grow mine", "diagnose mine", "properties mine", "agree", "compare",
+        "report",
     }  # fmt: skip
 
 
@@ -942,6 +965,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scores = f"{CELL}/scores/{method}.safetensors"
             _must("attribute", scores, *OF_A_SIZE, *DATASET, "--method", method, "--checkpoints", checkpoint)
             _must("evaluate", f"{CELL}/lds/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
+            _must("grow", f"{CELL}/growth/{method}.json", *OF_A_SIZE, *BANK_FILE, "--scores", scores)
             _must("diagnose", f"{CELL}/diagnose/{method}.json", "--scores", scores)
             _must("properties", f"results/properties/{method}.json", "--method", method)
             varied = f"{CELL}/vary/{method}.safetensors"

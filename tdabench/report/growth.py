@@ -37,9 +37,10 @@ def write_growth(experiment: Experiment, folder: Path, over_repeats: Callable[..
     tables = {}
     if limits:
         keys, averaged = ["experiment", "train_size", "method"], ["lds", "monte_carlo_error", "c", "reliability"]
-        tables["extrapolation"] = add_rows_over_repeats(
+        table = add_rows_over_repeats(
             limits, EXTRAPOLATION_COLUMNS, keys=keys, value="lds_limit", averaged=averaged, over_repeats=mean_of
         )
+        tables["extrapolation"] = _complete(table, keys)
     if points:
         keys, added = ["experiment", "train_size", "method", "draws"], ["queries", "nan_queries"]
         tables["growth"] = add_rows_over_repeats(
@@ -59,6 +60,14 @@ def _results(experiment: Experiment, folder: Path) -> Iterator[tuple[dict[str, A
                 if result["traces"]:
                     place = {"experiment": experiment.name, "repeat": repeat, "train_size": size, "method": method}
                     yield place, result
+
+
+def _complete(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Give rows over repeats the notes of all repeats; counts beside missing ones stay whole numbers."""
+    notes = {key: " | ".join(dict.fromkeys(note for note in same["note"] if note)) for key, same in table.groupby(keys)}
+    last = table["repeat"] == "all"
+    table.loc[last, "note"] = [notes[tuple(row)] for row in table.loc[last, keys].to_numpy().tolist()]
+    return table.assign(**{name: pd.to_numeric(table[name]).astype("Int64") for name in ("chains", "draws")})
 
 
 def _points(place: dict[str, Any], result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 # Where a name may stand: distances from its point in typographic points, directions in degrees, the best ones first.
 DISTANCES = (6, 11, 18, 27, 38, 52, 70)
@@ -29,7 +29,7 @@ class Label:
     colour: str
 
 
-def place_labels(axes: Axes, labels: Sequence[Label], curves: Sequence[Float[np.ndarray, "vertex 2"]]) -> None:
+def place_labels(axes: Axes, labels: Sequence[Label], curves: Sequence[Float[np.ndarray, "_ 2"]]) -> None:
     """Write each name at the first place near its point where it covers least: of names, points, then lines.
 
     The figure's layout has to be settled: places depend on the size of the axes.
@@ -79,8 +79,12 @@ def _box(at: Float[np.ndarray, " 2"], width: float, height: float, distance: flo
 
 
 def _cost(
-    box: Bbox, frame: Bbox, taken: Sequence[Bbox], points: Float[np.ndarray, "point 2"], along: Float[np.ndarray, "p 2"]
-) -> float:
+    box: Bbox,
+    frame: BboxBase,
+    taken: Sequence[Bbox],
+    points: Float[np.ndarray, "point 2"],
+    along: Float[np.ndarray, "p 2"],
+) -> int:
     outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
     covered = sum(Bbox.intersection(box.padded(3), other) is not None for other in taken)
     return 1000 * outside + 100 * covered + 30 * _count(box.padded(4), points) + 1 * _count(box, along)

@@ -122,7 +122,7 @@ class _Spent:
         self.before = self.measured if "train_checkpoint" in traces else 0
         self.seconds, self.passes = _sum_of(parts, "cpu_seconds"), _sum_of(parts, "passes")
 
-    def at(self, draws: int) -> dict[str, float | None]:
+    def at(self, draws: int) -> dict[str, int | float | None]:
         """Give CPU seconds, by the chains' own clock if they have one, and passes: of the draws, and of all steps."""
         share = (self.burn_in + draws * self.steps) / (self.burn_in + self.draws * self.steps)
         seconds, passes = self.seconds, self.passes
@@ -137,7 +137,7 @@ class _Spent:
         return {"cpu_seconds": seconds, "passes": passes}
 
 
-def _sum_of(parts: list[dict[str, Any]], name: str) -> float | None:
+def _sum_of(parts: list[dict[str, Any]], name: str) -> int | float | None:
     """Add up the phases; nothing is known of the whole if a phase has nothing."""
     values = [part.get(name) for part in parts]
     return sum(values) if values and None not in values else None

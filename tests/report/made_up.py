@@ -20,6 +20,7 @@ from tdabench.report.comparisons import PAIR_COLUMNS, make_comparison_tables
 from tdabench.report.detection import make_detection_table
 from tdabench.report.diagnostics import DIAGNOSTICS_COLUMNS
 from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
+from tdabench.report.growth import EXTRAPOLATION_COLUMNS, GROWTH_COLUMNS
 from tdabench.report.page import Material
 from tdabench.report.properties_table import make_properties_table
 from tdabench.report.removal import make_difference_table, make_removal_table
@@ -81,6 +82,28 @@ def make_diagnostics(methods=("bif",), sizes=(100, 400), repeats=2) -> pd.DataFr
         for method in methods
     ]
     return pd.DataFrame(rows, columns=list(DIAGNOSTICS_COLUMNS))
+
+
+def make_growth(method="bif", sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
+    """Make the tables of a growth from 0.3 at 4 draws to 0.5 at 100, and of its limit, 0.6."""
+    places = [
+        {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method, "chains": 2}
+        for repeat in (*range(repeats), "all")
+        for size in sizes
+    ]
+    shared = {"standard_error": 0.02, "queries": 50, "nan_queries": 0}
+    points = [
+        {**place, **shared, "draws": draws, "passes": 1000.0 * draws, "cpu_seconds": 5.0 * draws, "lds": lds,
+         "low": lds - 0.04, "high": lds + 0.04}
+        for place in places
+        for draws, lds in ((4, 0.3), (20, 0.4), (100, 0.5))
+    ]  # fmt: skip
+    limit = {"draws": 100, "lds": 0.5, "monte_carlo_error": 0.01, "lds_limit": 0.6, "low": 0.55, "high": 0.65,
+             "standard_error": 0.02, "c": 44.0, "reliability": 0.69, "note": ""}  # fmt: skip
+    return {
+        "growth": pd.DataFrame(points, columns=list(GROWTH_COLUMNS)),
+        "extrapolation": pd.DataFrame([{**place, **limit} for place in places], columns=list(EXTRAPOLATION_COLUMNS)),
+    }
 
 
 def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame:
@@ -206,6 +229,7 @@ def make_tables(**options: Any) -> dict[str, pd.DataFrame]:
     return {
         "lds": make_lds(**options),
         **make_compared(sizes=sizes),
+        **make_growth(sizes=sizes),
         "cost": make_cost(sizes=sizes),
         "sweep": make_sweep(),
         **make_others(),
