@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
 STAGES = (
     "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "keep",
-    "calibrate", "diagnose", "grow", "sweep", "choose", "sample", "remove", "contrast", "detect", "report", "check", "power",
-    "bank",
+    "calibrate", "diagnose", "grow", "sweep", "choose", "sample", "remove", "contrast", "detect", "report", "check",
+    "power", "bank",
 )  # fmt: skip
 SIMILARITY = """
 import dataclasses
