@@ -505,7 +505,10 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
     [
         (
             ("seed", 4),
-            {"split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties"},
+            {
+                *("split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "grow", "compare", "agree"),
+                "properties",
+            },
         ),
         (("repeats", 3), {"report"}),
         (("checkpoints", 3), {"properties"}),
@@ -519,7 +522,7 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
         (("methods", "gradsim", "damping", 0.1), {"sample", "attribute", "vary", "properties"}),
-        (("evaluation", "confidence", 0.8), {"evaluate", "compare", "agree"}),
+        (("evaluation", "confidence", 0.8), {"evaluate", "grow", "compare", "agree"}),
         (("evaluation", "top", 5), {"agree"}),
         (("variance", "runs", 2), {"vary"}),
         (("variance", "checkpoints", 1), {"vary"}),

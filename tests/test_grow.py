@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.attributors.traces import loss_correlation, loss_covariance
+from tdabench.attributors.estimators import loss_correlation, loss_covariance
 from tdabench.config import load_experiment
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score

@@ -94,7 +94,7 @@ def _converged(train: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
 
 def _find_estimate(query: Tensor, train: Tensor, scores: Tensor) -> Any:
     """Give the function of the traces that makes the scores: a method needs not say which, and none is taken for it."""
-    from tdabench.attributors.traces import loss_correlation, loss_covariance
+    from tdabench.attributors.estimators import loss_correlation, loss_covariance
 
     if min(query.shape[:2]) < 1 or query.shape[1] < 2:
         return None

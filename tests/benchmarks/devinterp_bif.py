@@ -41,7 +41,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.traces import loss_correlation, loss_covariance
+from tdabench.attributors.estimators import loss_correlation, loss_covariance
 
 TRAIN, QUERY = 32, 16
 METHOD = BIF(

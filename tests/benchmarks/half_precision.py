@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, batches
 from tdabench.attributors.bif import BIF
+from tdabench.attributors.estimators import loss_correlation
 from tdabench.attributors.sgld import sample_chain
-from tdabench.attributors.traces import loss_correlation
 from tdabench.components import instantiate
 from tdabench.config import load_experiment
 from tdabench.seeds import make_generator

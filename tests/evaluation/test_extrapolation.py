@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import curve_fit
 from simulated_traces import QUERIES, TRAIN, Bank, draw_bank, draw_traces, normal
 
-from tdabench.attributors.traces import loss_correlation, loss_covariance
+from tdabench.attributors.estimators import loss_correlation, loss_covariance
 from tdabench.evaluation.extrapolation import extrapolate, jackknife_error, reliability_of
 from tdabench.evaluation.growth import choose_draws
 from tdabench.evaluation.lds import linear_datamodeling_score

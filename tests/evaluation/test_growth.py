@@ -5,7 +5,7 @@ import pytest
 import torch
 from simulated_traces import draw_bank, draw_traces
 
-from tdabench.attributors.traces import loss_covariance
+from tdabench.attributors.estimators import loss_covariance
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
 from tdabench.evaluation.growth import choose_draws, measure_growth
 from tdabench.evaluation.intervals import bootstrap_interval
