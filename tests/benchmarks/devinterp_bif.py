@@ -119,9 +119,7 @@ def summarise_chains(traces: dict[str, Tensor]) -> dict[str, Float[Tensor, "chai
     pairs = zip(traces["query"].split(1), traces["train"].split(1), strict=True)
     losses = torch.cat([traces["query"], traces["train"]], dim=2).double()
     return {
-        "correlations": torch.stack(
-            [loss_correlation(one[None], other[None]).atanh().flatten() for one, other in pairs]
-        ),
+        "correlations": torch.stack([loss_correlation(*chain).atanh().flatten() for chain in pairs]),
         "mean losses": losses.mean(dim=1),
         "deviations": losses.std(dim=1).log(),
     }
