@@ -16,7 +16,7 @@ VOCABULARY, LENGTH = 32, 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text:
-    """Sequences to train on, to attribute to and to ask about; all rows differ."""
+    """Sequences to learn, those of them to attribute to, and others to ask about."""
 
     reference: Int[Tensor, "example position"]
     train: Int[Tensor, "example position"]
@@ -34,14 +34,14 @@ def sequence_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " examp
     return token_loss(model, examples["input_ids"]).mean(dim=1)
 
 
-def make_text(*, train: int, query: int, generator: torch.Generator) -> Text:
-    """Draw sequences of a Markov chain with few likely successors, so that there is something to learn."""
+def make_text(*, reference: int, train: int, query: int, generator: torch.Generator) -> Text:
+    """Draw sequences of a Markov chain with few likely successors; the training sequences are the first to learn."""
     successors = torch.randn(VOCABULARY, VOCABULARY, generator=generator).mul(2).softmax(dim=1)
-    tokens = [torch.randint(VOCABULARY, (train + query,), generator=generator)]
+    tokens = [torch.randint(VOCABULARY, (reference + query,), generator=generator)]
     for _ in range(LENGTH - 1):
         tokens.append(torch.multinomial(successors[tokens[-1]], 1, generator=generator).squeeze(1))
     rows = torch.stack(tokens, dim=1)
-    return Text(reference=rows[:train], train=rows[:train], query=rows[train:])
+    return Text(reference=rows[:reference], train=rows[:train], query=rows[reference:])
 
 
 def train_gpt_neox(text: Text, *, width: int, layers: int, steps: int, generator: torch.Generator) -> nn.Module:
