@@ -45,9 +45,10 @@ def sample_chain(
     optimum. Measured on quadratic losses without minibatch noise (:math:`\epsilon A = 0.05`, :math:`\gamma` half of
     :math:`A`, :math:`\lambda` equal to the gradient at the checkpoint), its variance is too large by 32 % at
     :math:`\alpha = 0` (the exact law: 33 %), 25 % at 0.9, 8 % at 0.99 and 0 % at 0.999; where minibatch noise makes
-    up nine tenths of :math:`V`, so that :math:`G` hardly varies, by 1 to 3 % beyond the heat of that noise. The drift of Li et al. takes the derivative of the last
-    gradient only, whereas :math:`V` remembers :math:`1 / (1 - \alpha)` of them along a path that is itself correlated:
-    it cures :math:`\alpha = 0` and changes nothing at 0.99. Where the law matters, use ``frozen``.
+    up nine tenths of :math:`V`, so that :math:`G` hardly varies, by 1 to 3 % beyond the heat of that noise. The drift
+    of Li et al. takes the derivative of the last gradient only, whereas :math:`V` remembers
+    :math:`1 / (1 - \alpha)` of them along a path that is itself correlated: it cures :math:`\alpha = 0` and changes
+    nothing at 0.99. Where the law matters, use ``frozen``.
 
     Args:
         preconditioner: ``frozen`` or ``adaptive``.
