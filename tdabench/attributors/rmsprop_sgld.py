@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tdabench.attributors.base import Examples, LossFn
-from tdabench.attributors.preconditioner import STABILITY, STEPS, measure_preconditioner
+from tdabench.attributors.preconditioner import measure_preconditioner
 from tdabench.attributors.sgld import Step, make_walker
 
 
@@ -22,8 +22,8 @@ def sample_chain(
     batch_size: int,
     generator: torch.Generator,
     preconditioner: str = "frozen",
-    preconditioner_steps: int = STEPS,
-    stability: float = STABILITY,
+    preconditioner_steps: int = 100,
+    stability: float = 1.0,
     decay: float = 0.99,
 ) -> Iterator[Step]:
     r"""Take steps of preconditioned SGLD (Li et al., 2015, arXiv:1512.07666), as ``sgld.sample_chain`` does of SGLD.
@@ -46,9 +46,9 @@ def sample_chain(
     :math:`A`, :math:`\lambda` equal to the gradient at the checkpoint), its variance is too large by 32 % at
     :math:`\alpha = 0` (the exact law: 33 %), 25 % at 0.9, 8 % at 0.99 and 0 % at 0.999; where minibatch noise makes
     up nine tenths of :math:`V`, so that :math:`G` hardly varies, by 1 to 3 % beyond the heat of that noise. The drift
-    of Li et al. takes the derivative of the last gradient only, whereas :math:`V` remembers :math:`1 / (1 - \alpha)` of
-    them along a path that is itself correlated:
-    it cures :math:`\alpha = 0` and changes nothing at 0.99. Where the law matters, use ``frozen``.
+    of Li et al. takes the derivative of the last gradient only, whereas :math:`V` remembers
+    :math:`1 / (1 - \alpha)` of them along a path that is itself correlated: it cures :math:`\alpha = 0` and changes
+    nothing at 0.99. Where the law matters, use ``frozen``.
 
     Args:
         preconditioner: ``frozen`` or ``adaptive``.
