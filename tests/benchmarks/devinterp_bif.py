@@ -13,8 +13,8 @@ equal (``noise_level`` 1 and ``llc_weight_decay`` 0, the defaults). Four things 
 - devinterp draws before it has taken the steps between draws, at the steps ``burn_in + 1 + k * between`` instead of
   ``burn_in + (k + 1) * between``: for the comparison of matrices its burn-in is longer by ``between - 1``.
 - Its minibatches are one partition of the data, gone through again and again; ours are drawn anew at each step. On few
-  sequences (32 in batches of 16) its noise cancels from step to step and the losses vary less than ours: the
-  reference has enough for a chain of it to see hardly any twice.
+  sequences that is another noise (32 in batches of 16, so two batches in turn: the losses' deviations then differed
+  with p = 0.007): the reference has so many that a chain sees hardly any twice.
 - Its chains see the same minibatches unless told otherwise (``match_sampling_input_ids_across_chains``).
 - It pools the draws of all chains before it centres; we centre in each chain, so that the distance between chains
   isn't read as covariance. Pooled, our estimator is theirs: the draws of all chains are given as one chain.
