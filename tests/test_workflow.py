@@ -397,7 +397,7 @@ def test_every_result_has_a_record_and_nothing_partial_is_left(finished):
         for path in files
         if path.suffix in (".safetensors", ".json")
     }
-    assert len(records) == 1 + 1 + 1 + 2 + 2 + 3 + 3 + 1 + 1 + 3 + 3 + 3 + 1
+    assert len(records) == 1 + 1 + 1 + 2 + 2 + 3 + 3 + 1 + 1 + 3 + 3 + 3 + 3 + 1
     assert all({"settings", "versions", "commit", "inputs"} <= set(record) for record in records.values())
     assert records["0/120/scores/bif.safetensors"]["settings"]["training"]["epochs"] == 2
     assert not [path for path in files if "partial" in path.name]
