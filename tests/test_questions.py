@@ -343,7 +343,7 @@ def place(asked: Place):
         (
             "removal: {",
             "bank: {subsets: 6, fraction: 0.5}\nremoval: {",
-            {"retrain 0", *each("evaluate"), "compare", "report"},
+            {"retrain 0", *each("evaluate"), *each("grow"), "compare", "report"},
         ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",

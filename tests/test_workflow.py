@@ -356,7 +356,7 @@ def test_a_run_prints_the_table_and_keeps_it_as_markdown(run):
     assert all(f"| {method}" in markdown for method in METHODS)
 
 
-FIGURES = ("lds", "lds_by_repeat", "cost", "agreement", "pairs", "diagnostics")
+FIGURES = ("lds", "lds_by_repeat", "cost", "frontier", "agreement", "pairs", "diagnostics")
 
 
 def test_a_run_draws_every_figure_as_png_and_pdf(finished):
