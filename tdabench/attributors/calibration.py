@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tdabench.attributors.auto import AUTO
 from tdabench.attributors.base import Problem, num_examples
 from tdabench.attributors.curvature import PRODUCT_PASSES
+from tdabench.attributors.passes import GRADIENT as GRADIENT_PASSES
 from tdabench.attributors.pilot import (
-    GRADIENT_PASSES,
     LENGTHS,
     LONG_ENOUGH,
     Pilot,

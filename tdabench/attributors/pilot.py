@@ -20,8 +20,6 @@ LENGTHS, LONG_ENOUGH = (100, 200, 400, 800), 30
 FOLLOWED = 100
 # Share of the whole change from which a chain counts as relaxed.
 RELAXED = 0.05
-# One gradient costs as much as this many forward passes.
-GRADIENT_PASSES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
