@@ -15,9 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     parsed = make_parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
-    from tdabench import stages
+    from tdabench.stages import load_stage
 
-    run = getattr(stages, parsed.stage)
+    run = load_stage(parsed.stage)
     try:
         run(parsed)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -46,7 +46,10 @@ def make_record(
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Write tensors and their record to one safetensors file, atomically."""
-    from safetensors.torch import save_file
+    if tensors:
+        from safetensors.torch import save_file
+    else:  # without importing torch
+        from safetensors.numpy import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"record": json.dumps(_plain(record))}
@@ -89,7 +92,7 @@ def load_record(path: Path | str) -> dict[str, Any]:
     """
     if Path(path).suffix == ".json":
         return load_json(path)["record"]
-    with _open(path) as file:
+    with _open(path, framework="np") as file:
         metadata = file.metadata() or {}
     record = json.loads(metadata.get("record", "null"))
     if not isinstance(record, dict):
@@ -180,11 +183,11 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(path: Path | str) -> Any:
+def _open(path: Path | str, framework: str = "pt") -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no result file {path}; the workflow makes it.")
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
 

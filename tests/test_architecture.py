@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tdabench import cli, stages
 from tdabench.config import load_experiment
+from tdabench.records import save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "tdabench"
@@ -188,14 +190,28 @@ def test_what_planning_imports_imports_no_torch_by_way_of_others():
 
 
 def test_a_rule_is_a_subcommand_is_a_function():
-    functions = {
-        name
-        for name, function in inspect.getmembers(stages, inspect.isfunction)
-        if list(inspect.signature(function).parameters) == ["arguments"] and not name.startswith("_")
-    }
+    functions = [stages.load_stage(name) for names in stages.STAGES.values() for name in names]
 
     assert set(_snakefile_rules()) == _subcommands() - COMMANDS_WITHOUT_RULE
-    assert functions == _subcommands()
+    assert sorted(function.__name__ for function in functions) == sorted(_subcommands())
+    assert all(list(inspect.signature(function).parameters) == ["arguments"] for function in functions)
+
+
+def test_a_method_without_draws_is_diagnosed_without_torch(tmp_path):
+    save_tensors(tmp_path / "cell" / "scores" / "ekfac.safetensors", {"scores": torch.zeros(2, 3)}, {"status": "ok"})
+    experiment, folder = REPOSITORY / "experiments" / "lds_digits.yaml", tmp_path / "cell"
+    arguments = [str(experiment), "--scores", str(folder / "scores" / "ekfac.safetensors"), "--output"]
+    code = (
+        "import sys; from tdabench.cli import main;"
+        f" status = main(['diagnose', *{arguments}, '{folder / 'diagnose' / 'ekfac.json'}']);"
+        " sys.exit(status or 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr or "torch was imported"
+    assert (folder / "diagnose" / "ekfac.json").is_file()
+    assert (folder / "diagnose" / "ekfac.safetensors").is_file()
 
 
 @pytest.mark.parametrize("rule", _snakefile_rules())

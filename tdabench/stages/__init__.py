@@ -1,27 +1,31 @@
-"""One function a stage: where the rooms meet. Load, call one function of a room, save."""
+"""One function a stage: where the rooms meet. Load, call one function of a room, save.
 
-from tdabench.stages.agreement import agree as agree
-from tdabench.stages.agreement import properties as properties
-from tdabench.stages.attribution import attribute as attribute
-from tdabench.stages.attribution import sample as sample
-from tdabench.stages.attribution import vary as vary
-from tdabench.stages.banks import bank as bank
-from tdabench.stages.calibration import calibrate as calibrate
-from tdabench.stages.choice import choose as choose
-from tdabench.stages.commands import check as check
-from tdabench.stages.commands import methods as methods
-from tdabench.stages.comparison import compare as compare
-from tdabench.stages.detection import detect as detect
-from tdabench.stages.diagnosis import diagnose as diagnose
-from tdabench.stages.growth import grow as grow
-from tdabench.stages.judgement import evaluate as evaluate
-from tdabench.stages.judgement import report as report
-from tdabench.stages.planning import power as power
-from tdabench.stages.removal import contrast as contrast
-from tdabench.stages.removal import keep as keep
-from tdabench.stages.removal import remove as remove
-from tdabench.stages.sweep import sweep as sweep
-from tdabench.stages.truth import dataset as dataset
-from tdabench.stages.truth import retrain as retrain
-from tdabench.stages.truth import split as split
-from tdabench.stages.truth import train as train
+A stage's module is imported when it is asked for: a job pays for its own imports only.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable
+
+STAGES = {
+    "agreement": ("agree", "properties"),
+    "attribution": ("attribute", "sample", "vary"),
+    "banks": ("bank",),
+    "calibration": ("calibrate",),
+    "choice": ("choose",),
+    "commands": ("check", "methods"),
+    "comparison": ("compare",),
+    "detection": ("detect",),
+    "draws": ("diagnose", "grow"),
+    "judgement": ("evaluate", "report"),
+    "planning": ("power",),
+    "removal": ("contrast", "keep", "remove"),
+    "sweep": ("sweep",),
+    "truth": ("dataset", "retrain", "split", "train"),
+}
+
+
+def load_stage(name: str) -> Callable[[argparse.Namespace], None]:
+    """Import a stage's function."""
+    module = next(module for module, names in STAGES.items() if name in names)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,45 +1,34 @@
-"""The stage that says how well a method drew."""
+"""How well a method drew, from the traces that it kept."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tdabench.records import load_record, load_tensors, make_record, save_json, save_tensors
+from tdabench.records import load_record, load_tensors
 
 
-def diagnose(arguments: argparse.Namespace) -> None:
-    """Diagnose the chains of a method from the traces that it kept; say so if it kept none. Nothing is run again.
+def diagnose_traces_of(scores: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Give what is kept of a method's chains as tensors, the diagnosis, and the settings for the record.
 
-    Beside the JSON file comes one of tensors: what single examples' losses say, and the loss along each chain.
+    Args:
+        path: File of the traces.
     """
     from tdabench.evaluation.diagnostics import diagnose_traces
 
     torch.set_num_threads(1)
-    scores_record = load_record(arguments.scores)
-    method = arguments.scores.stem
-    beside = arguments.output.with_suffix(".safetensors")
-    path = arguments.scores.parent.parent / "workspace" / method / "traces.safetensors"
-    if not path.is_file():
-        record = make_record({}, inputs=[arguments.scores], status=f"no traces: {method} keeps none")
-        save_tensors(beside, {}, record)
-        save_json(arguments.output, {"method": method, "traces": False}, record)
-        return
-    traces = load_traces(path, arguments.scores)
+    scores_record = load_record(scores)
+    traces = load_traces(path, scores)
     inverse_temperature = _inverse_temperature(scores_record)
-    result = diagnose_traces(
+    diagnosis = diagnose_traces(
         traces["train"],
         traces["query"],
         markov=load_record(path).get("markov", True),
         inverse_temperature=inverse_temperature,
         **{name: traces.get(name) for name in ("train_checkpoint", "distance", "draw_step")},
     )
-    record = make_record(
-        {"method": scores_record.get("attributor")}, inputs=[arguments.scores, path], status=scores_record["status"]
-    )
-    save_tensors(beside, {**_series(traces), **_coefficients(traces, inverse_temperature)}, record)
-    save_json(arguments.output, {"method": method, "traces": True, **result}, record)
+    tensors = {**_series(traces), **_coefficients(traces, inverse_temperature)}
+    return tensors, diagnosis, {"method": scores_record.get("attributor")}
 
 
 def _series(traces: dict[str, Any]) -> dict[str, Any]:

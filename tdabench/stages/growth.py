@@ -1,50 +1,28 @@
-"""The stage that says how a method's LDS grows with its draws, and where it would end."""
+"""How a method's LDS grows with its draws, and where it would end."""
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tdabench.config import Experiment, load_experiment
-from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.config import Experiment
+from tdabench.records import load_record, load_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.diagnosis import load_traces
 
 Traces = dict[str, Tensor]
 
 
-def grow(arguments: argparse.Namespace) -> None:
-    """Measure a method's LDS at growing numbers of draws, from the traces that it kept; say so if there is no growth.
-
-    Nothing is run again.
-    """
-    torch.set_num_threads(1)
-    experiment = load_experiment(arguments.experiment)
-    method, scores_record = arguments.scores.stem, load_record(arguments.scores)
-    path = arguments.scores.parent.parent / "workspace" / method / "traces.safetensors"
-    inputs = [arguments.scores, arguments.split, *arguments.bank]
-    reason, content = scores_record["status"], {}
-    if not reason.startswith("unsupported"):
-        reason = f"no growth: {method} keeps no traces"
-        if path.is_file():
-            reason, content = _grow(arguments, experiment, load_record(path), load_traces(path, arguments.scores))
-            inputs.append(path)
-    details = {"evaluation": experiment.evaluation, "method": scores_record.get("attributor")}
-    record = make_record(details, inputs=inputs, seed=experiment.seed, status=reason)
-    save_json(
-        arguments.output, {"method": method, "traces": path in inputs, "growth": bool(content), **content}, record
-    )
-
-
-def _grow(
-    arguments: argparse.Namespace, experiment: Experiment, record: dict[str, Any], traces: Traces
-) -> tuple[str, dict[str, Any]]:
-    """Give the status, and the growth if there is one."""
+def grow_from(arguments: argparse.Namespace, experiment: Experiment, path: Path) -> tuple[str, dict[str, Any]]:
+    """Give the status, and the growth of the LDS with the draws in a file of traces if there is one."""
     from tdabench.evaluation.extrapolation import extrapolate
     from tdabench.evaluation.growth import measure_growth
 
+    torch.set_num_threads(1)
+    record, traces = load_record(path), load_traces(path, arguments.scores)
     scored = len(load_tensors(arguments.split)["query"])
     if not record.get("markov", True):
         return "no growth: the draws are laid out as a whole, so that the first of them are no smaller design", {}
