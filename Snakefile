@@ -1,13 +1,17 @@
 """One rule a stage, one target an experiment. Touched when a stage is added, never for a method."""
 
 import functools
+import itertools
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.config import load_experiment
+from tdabench.planning.jobs import num_shards
+from tdabench.planning.needs import measured_costs, needs_of
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
 EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
@@ -18,6 +22,9 @@ def settings_of(stage):
 
     def settings(wildcards):
         experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+        if stage == "retrain" and experiment.bank:
+            shards = count_shards(experiment, int(wildcards.train_size))
+            experiment = replace(experiment, bank=replace(experiment.bank, shards=shards))
         return experiment.stage_settings(stage, getattr(wildcards, "method", None), getattr(wildcards, "point", None))
 
     return settings
@@ -37,13 +44,39 @@ def every(pattern, methods=None, when=None):
             "repeat": range(experiment.repeats),
             "train_size": experiment.data.train_sizes,
             "checkpoint": range(experiment.checkpoints),
-            "shard": range(experiment.bank.shards if experiment.bank else 0),
             "method": methods(experiment) if methods else list(experiment.methods),
             "point": list(experiment.sweep.points) if experiment.sweep else [],
         }
         return expand(pattern, **values | {key: [value] for key, value in wildcards.items()})
 
     return paths
+
+
+def count_shards(experiment, train_size):
+    """Give the number of shards of a bank; where that is left to what is measured, once it is."""
+    if experiment.bank and experiment.bank.shards == "auto":
+        checkpoints.measure.get(experiment=experiment.name)
+    return num_shards(experiment, measured_costs(experiment.name), train_size)
+
+
+def bank_of(wildcards):
+    """Give all files of a bank, or of all banks where the job is about all of them."""
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    cells = {"repeat": range(experiment.repeats), "train_size": experiment.data.train_sizes}
+    cells |= {name: [value] for name, value in wildcards.items()}
+    return [
+        f"results/{experiment.name}/{repeat}/{train_size}/bank/{shard}.safetensors"
+        for repeat, train_size in itertools.product(cells["repeat"], cells["train_size"])
+        for shard in range(count_shards(experiment, int(train_size)))
+    ]
+
+
+def costs_of(wildcards):
+    """Give the file of measured costs where jobs are cut by it: they wait for it, and ask for what it says."""
+    experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+    if experiment.bank is None or experiment.bank.shards != "auto":
+        return []
+    return ancient(f"results/{experiment.name}/measure/costs.json")
 
 
 def chains_of(wildcards):
@@ -158,6 +191,23 @@ rule dataset:
         "tdabench dataset {input.experiment} --output {output} 2>&1 | tee {log}"
 
 
+checkpoint measure:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+    output:
+        "results/{experiment}/measure/costs.json",
+    log:
+        "results/{experiment}/logs/measure.log",
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("measure"),
+    shell:
+        "tdabench measure {input.experiment} --dataset {input.dataset} --threads {threads}"
+        " --output {output} > {log} 2>&1"
+
+
 rule split:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -178,12 +228,15 @@ rule train:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/train-{checkpoint}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("train", "mem_mb"),
+        runtime=needs_of("train", "runtime"),
     params:
         settings=settings_of("train"),
     shell:
@@ -197,17 +250,20 @@ rule retrain:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/retrain-{shard}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("retrain", "mem_mb"),
+        runtime=needs_of("retrain", "runtime"),
     params:
         settings=settings_of("retrain"),
     shell:
         "tdabench retrain {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --shard {wildcards.shard} --dataset {input.dataset} --split {input.split}"
+        " --shard {wildcards.shard} --dataset {input.dataset} --split {input.split} --costs {input.costs}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -217,12 +273,15 @@ rule calibrate:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/calibrate/{method}.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/calibrate-{method}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("calibrate", "mem_mb"),
+        runtime=needs_of("calibrate", "runtime"),
     params:
         settings=settings_of("calibrate"),
     shell:
@@ -238,12 +297,15 @@ rule sample:
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/chains/{method}-{chain}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/sample-{method}-{chain}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("sample", "mem_mb"),
+        runtime=needs_of("sample", "runtime"),
     params:
         settings=settings_of("sample"),
     shell:
@@ -261,12 +323,15 @@ rule attribute:
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
         chains=chains_of,
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/attribute-{method}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("attribute", "mem_mb"),
+        runtime=needs_of("attribute", "runtime"),
     params:
         settings=settings_of("attribute"),
     shell:
@@ -283,12 +348,15 @@ rule vary:
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/vary-{method}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("vary", "mem_mb"),
+        runtime=needs_of("vary", "runtime"),
     params:
         settings=settings_of("vary"),
     shell:
@@ -303,7 +371,7 @@ rule compare:
         experiment=ancient("experiments/{experiment}.yaml"),
         split="results/{experiment}/{repeat}/split.safetensors",
         scores=every("results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors"),
-        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+        bank=bank_of,
         varied=every(
             "results/{experiment}/{repeat}/{train_size}/vary/{method}.safetensors",
             methods=lambda experiment: experiment.varied_methods,
@@ -325,11 +393,14 @@ rule evaluate:
         experiment=ancient("experiments/{experiment}.yaml"),
         split="results/{experiment}/{repeat}/split.safetensors",
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
-        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+        bank=bank_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/lds/{method}.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/evaluate-{method}.log",
+    resources:
+        mem_mb=needs_of("evaluate", "mem_mb"),
+        runtime=needs_of("evaluate", "runtime"),
     params:
         settings=settings_of("evaluate"),
     shell:
@@ -373,7 +444,7 @@ rule grow:
         experiment=ancient("experiments/{experiment}.yaml"),
         split="results/{experiment}/{repeat}/split.safetensors",
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
-        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+        bank=bank_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/growth/{method}.json",
     log:
@@ -404,12 +475,15 @@ rule keep:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/keep/all.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/keep.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("keep", "mem_mb"),
+        runtime=needs_of("keep", "runtime"),
     params:
         settings=settings_of("keep"),
     shell:
@@ -423,12 +497,15 @@ rule remove:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/remove/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/remove-{method}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("remove", "mem_mb"),
+        runtime=needs_of("remove", "runtime"),
     params:
         settings=settings_of("remove"),
     shell:
@@ -475,12 +552,15 @@ rule sweep:
         dataset="results/{experiment}/dataset.safetensors",
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        costs=costs_of,
     output:
         "results/{experiment}/{repeat}/{train_size}/sweep/{point}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/sweep-{point}.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("sweep", "mem_mb"),
+        runtime=needs_of("sweep", "runtime"),
     params:
         settings=settings_of("sweep"),
     shell:
@@ -494,7 +574,7 @@ rule choose:
         experiment=ancient("experiments/{experiment}.yaml"),
         split=every("results/{experiment}/{repeat}/split.safetensors"),
         points=every("results/{experiment}/{repeat}/{train_size}/sweep/{point}.safetensors"),
-        bank=every("results/{experiment}/{repeat}/{train_size}/bank/{shard}.safetensors"),
+        bank=bank_of,
     output:
         table="results/{experiment}/tables/sweep.csv",
         lds_figure=report(

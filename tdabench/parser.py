@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     _add_making_stages(stages)
     _add_judging_stages(stages)
-    for command in (*_add_commands(stages), _add_power(stages), *_add_bank_commands(stages)):
+    for command in (*_add_commands(stages), _add_plan(stages), _add_power(stages), *_add_bank_commands(stages)):
         command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -23,17 +23,17 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     """Describe the stages that train models, or run methods on them."""
     dataset = _add_stage(stages, "dataset", "load and check a dataset, and check every setting of the experiment")
-    dataset.add_argument(
-        "--data",
-        type=Path,
-        default=Path(os.environ.get("TDABENCH_DATA", "data")),
-        help="folder of the data (default: $TDABENCH_DATA, else data/)",
-    )
+    _add_data(dataset)
+    measure = _add_stage(stages, "measure", "measure what jobs cost, on few examples")
+    measure.add_argument("--dataset", type=Path, help="file of `dataset` (default: load the data)")
+    _add_data(measure)
+    _add_machine(measure)
     _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
     train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
     train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
     retrain = _add_stage(stages, "retrain", "retrain on the subsets of one shard", repeat=True, model=True)
     retrain.add_argument("--shard", type=int, required=True, help="which one, from 0")
+    retrain.add_argument("--costs", type=Path, nargs="?", help="file of `measure`, if bank.shards says auto")
     attribute = _add_stage(stages, "attribute", "score with one method", repeat=True, model=True)
     sample = _add_stage(stages, "sample", "sample one chain of a method", repeat=True, model=True)
     vary = _add_stage(
@@ -69,8 +69,7 @@ def _add_calibrate(stages: argparse._SubParsersAction) -> None:
     calibrate.add_argument(
         "--output", type=Path, help="file to write, for settings that say auto (default: print what all could be)"
     )
-    calibrate.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
-    calibrate.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    _add_machine(calibrate)
     calibrate.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
@@ -114,6 +113,18 @@ def _add_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentP
         "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
     )
     return [methods, check]
+
+
+def _add_plan(stages: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    summary = "say what a run takes: jobs, time, memory and disk, from costs measured here"
+    plan = stages.add_parser("plan", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    plan.add_argument("experiment", help="its name, or its YAML file")
+    plan.add_argument("--cores", type=int, help="of the machine that it will run on (default: this one's)")
+    plan.add_argument("--again", action="store_true", help="measure again, though there is a measurement")
+    plan.add_argument("--dataset", type=Path, help="file of `dataset` (default: load the data)")
+    _add_data(plan)
+    _add_machine(plan)
+    return plan
 
 
 def _add_power(stages: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -182,6 +193,19 @@ def _add_stage(
         stage.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
     if model:
         stage.add_argument("--train-size", type=int, required=True, help="size of the attribution set")
-        stage.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
-        stage.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+        _add_machine(stage)
     return stage
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("TDABENCH_DATA", "data")),
+        help="folder of the data (default: $TDABENCH_DATA, else data/)",
+    )
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="torch device (default: a GPU if there is one)")
+    command.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")

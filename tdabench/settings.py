@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from tdabench.components import Component
 
@@ -112,21 +112,22 @@ class BankSettings:
         fraction: Share of the attribution set in each, in (0, 1).
         sampling: ``fixed`` (subsets of equal size) or ``bernoulli`` (each example kept with that probability).
         retrains: Models a subset, with different seeds.
-        shards: Jobs that the bank of one attribution set is divided into.
+        shards: Jobs that the bank of one attribution set is divided into, or ``auto``: as many as take ten minutes each
+            where the workflow measures it. The bank is the same, however it is divided.
     """
 
     subsets: int
     fraction: float
     sampling: str = "fixed"
     retrains: int = 1
-    shards: int = 1
+    shards: int | Literal["auto"] = 1
 
     def __post_init__(self) -> None:
         require_choice("bank", self, sampling=("fixed", "bernoulli"))
-        require_at_least("bank", self, subsets=3, retrains=1, shards=1)
+        require_at_least("bank", self, subsets=3, retrains=1, **({} if self.shards == "auto" else {"shards": 1}))
         if not 0 < self.fraction < 1:
             raise ValueError(f"bank.fraction must lie in (0, 1), got {self.fraction}.")
-        if self.shards > self.subsets:
+        if self.shards != "auto" and self.shards > self.subsets:
             raise ValueError(f"bank.shards must be at most bank.subsets ({self.subsets}), got {self.shards}.")
 
 

@@ -26,6 +26,8 @@ def slice_settings(experiment: "Experiment", method: str | None, point: str | No
     slices = {
         **_data_slices(experiment),
         "train": training,
+        # Not the methods: a new one must not divide the bank anew.
+        "measure": {**training, "source": describe(Component(path=experiment.data.source))},
         "retrain": {**training, "bank": dataclasses.asdict(experiment.bank) if experiment.bank else None},
         **_removal_slices(experiment, training),
         **_judgement_slices(experiment),

@@ -23,7 +23,7 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 ROOM_SOURCES = [source for source in SOURCES if source.split("/")[0] in ROOMS]
 
 # What a room may import besides its own modules; records only where files are made (traces, tables).
-SHARED = {"config", "settings", "seeds", "cost", "progress"}
+SHARED = {"config", "settings", "seeds", "cost", "progress", "planning"}
 ALSO = {"attributors": {"records"}, "report": {"records"}}
 
 # Who may write: results and their folders; scratch of the public check; the peak of memory is reset through /proc.
@@ -32,7 +32,7 @@ WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "mkdir", "
 WRITING_FUNCTIONS = {("os", "replace"), ("os", "remove"), ("torch", "save"), ("json", "dump"), ("yaml", "dump")}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
-COMMANDS_WITHOUT_RULE = {"methods", "check", "bank", "power"}
+COMMANDS_WITHOUT_RULE = {"plan", "methods", "check", "bank", "power"}
 
 
 def _tree(source: str) -> ast.Module:
@@ -56,7 +56,7 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 def _snakefile_rules() -> dict[str, str]:
     """Give the text of each rule with a name of its own."""
     text = (REPOSITORY / "Snakefile").read_text(encoding="utf-8")
-    found = re.split(r"^rule (\w+):$", text, flags=re.MULTILINE)
+    found = re.split(r"^(?:rule|checkpoint) (\w+):$", text, flags=re.MULTILINE)
     return dict(zip(found[1::2], found[2::2], strict=True))
 
 

@@ -224,7 +224,7 @@ def make_place(path: Path, experiment: str = EXPERIMENT) -> Place:
 def jobs(output: str) -> set[str]:
     """Read Snakemake's account of its jobs: ``retrain 2``, ``evaluate bif``; a size other than 120 is named too."""
     found = set()
-    for rule, text in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, re.MULTILINE):
+    for rule, text in re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?:    .*\n)*)", output, re.MULTILINE):
         wildcards = dict(re.findall(r"(\w+)=(\w+)", "".join(re.findall(r"    wildcards: (.*)\n", text))))
         values = [v for k, v in wildcards.items() if k not in ("experiment", "repeat") and (k, v) != SIZE]
         found.add(" ".join([rule, *values]))
@@ -523,6 +523,26 @@ def test_a_run_writes_the_tables_for_a_paper(finished):
 
     assert {f"{name}.{suffix}" for name in ("lds", "cost", "properties") for suffix in ("csv", "md", "tex")} <= tables
     assert "\\textbf{" in finished.read("results/tiny/tables/lds.tex")
+
+
+@pytest.mark.slow
+def test_a_bank_that_is_divided_by_what_is_measured_is_the_same_bank(finished, tmp_path):
+    divided = make_place(tmp_path / "divided", EXPERIMENT.replace("shards: 2", "shards: auto"))
+    planned = divided.snakemake("-n", "tiny")
+
+    done = divided.snakemake("--cores", "1", "results/tiny/0/120/lds/random.json")
+
+    assert "measure" in jobs(planned.stdout)
+    assert not any(job.startswith("retrain") for job in jobs(planned.stdout))  # their number is not known yet
+    assert done.returncode == 0, done.stdout + done.stderr
+    bank, parts = ([load_tensors(path) for path in _shards(place)] for place in (divided, finished))
+    assert len(bank) == 1  # it takes less than ten minutes
+    assert all(torch.equal(bank[0][name], torch.cat([part[name] for part in parts])) for name in bank[0])
+    assert divided.plan() & {"measure", "retrain 0"} == set()
+
+
+def _shards(place: Place) -> list[Path]:
+    return sorted((place.results / "0" / "120" / "bank").iterdir())
 
 
 def test_the_bank_has_every_subset_once(finished):

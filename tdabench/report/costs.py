@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tdabench.config import Experiment
+from tdabench.planning.jobs import settle_bank
 from tdabench.records import load_record
 from tdabench.report.tables import COST_COLUMNS
 
@@ -22,9 +23,9 @@ def collect_costs(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
     return methods + _ground_truth_costs(experiment, folder)
 
 
-def bank_files(experiment: Experiment) -> list[str]:
+def bank_files(experiment: Experiment, folder: Path, size: int) -> list[str]:
     """Name the files of one repeat and size's bank; none without a bank."""
-    shards = experiment.bank.shards if experiment.bank else 0
+    shards = settle_bank(experiment, folder, size).shards if experiment.bank else 0
     return [f"bank/{shard}.safetensors" for shard in range(shards)]
 
 
@@ -43,14 +44,13 @@ def _method_costs(experiment: Experiment, folder: Path, repeat: int, size: int, 
 def _ground_truth_costs(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
     """Rows of all retraining, as methods ``bank``, ``checkpoints`` and ``removal``, summed over their files."""
     files = {
-        "bank": bank_files(experiment),
         "checkpoints": [f"checkpoints/{index}.safetensors" for index in range(experiment.checkpoints)],
         "removal": removal_files(experiment),
     }
     rows = []
     for repeat in range(experiment.repeats):
         for size in experiment.data.train_sizes:
-            for name, paths in files.items():
+            for name, paths in {"bank": bank_files(experiment, folder, size), **files}.items():
                 for path in paths:
                     record = load_record(folder / str(repeat) / str(size) / path)
                     if "cost" not in record:  # removals of a method that can't run

@@ -49,12 +49,11 @@ def write_report(
 def _write_record(experiment: Experiment, folder: Path) -> None:
     """Keep what every table and figure came from: settings, and the record of each result without its inputs' paths."""
     scores = [f"scores/{method}.safetensors" for method in experiment.methods]
-    files = [*scores, *bank_files(experiment), *removal_files(experiment)]
     paths = [
         f"{repeat}/{size}/{name}"
         for repeat in range(experiment.repeats)
         for size in experiment.data.train_sizes
-        for name in files
+        for name in (*scores, *bank_files(experiment, folder, size), *removal_files(experiment))
     ]
     jobs = {path: load_record(folder / path) for path in paths}
     save_json(folder / "tables" / "record.json", {"experiment": experiment, "jobs": jobs}, make_record({}))

@@ -1,6 +1,7 @@
 """The commands of the group ``bank``: banks as files that others can use."""
 
 import argparse
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -46,12 +47,16 @@ def _import(arguments: argparse.Namespace) -> None:
 def _restore(arguments: argparse.Namespace) -> None:
     from tdabench.banks.restore import restore_shards
     from tdabench.config import load_experiment
+    from tdabench.planning.jobs import settle_bank
     from tdabench.training.bank import shard_subsets
 
     if arguments.experiment is None:
         raise ValueError("--into needs --experiment FILE: its settings are compared with the bank's.")
     split, dataset = _inputs_of(arguments.into, arguments)
-    experiment = load_experiment(arguments.experiment)
+    experiment, size = load_experiment(arguments.experiment), arguments.into.name
+    if experiment.bank is not None and size.isdecimal():
+        bank = settle_bank(experiment, arguments.into.parent.parent, int(size))
+        experiment = dataclasses.replace(experiment, bank=bank)
     made = _read_sources(arguments)
     paths = restore_shards(made, arguments.into, experiment, shard_subsets, dataset=dataset, split=split)
     names = " ".join(map(str, paths))

@@ -21,7 +21,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
         self.experiment = load_experiment(arguments.experiment)
-        self.device = _choose_device(arguments.device)
+        self.device = choose_device(arguments.device)
         self.images = load_images(arguments.dataset)
         self.split = load_tensors(arguments.split)
         self.size = arguments.train_size
@@ -113,7 +113,8 @@ class Bench:
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Give the device of a name; ``auto`` is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

@@ -9,6 +9,7 @@ import torch
 
 from tdabench.config import Experiment, load_experiment
 from tdabench.evaluation.points import Choice, Judgement
+from tdabench.planning.jobs import settle_bank
 from tdabench.records import load_record, load_tensors, make_record
 from tdabench.seeds import make_generator
 
@@ -49,7 +50,8 @@ class _Cell:
         self.experiment = experiment
         self.place = {"experiment": experiment.name, "repeat": repeat, "train_size": size}
         self.split = folder / str(repeat) / "split.safetensors"
-        self.bank = [cell / "bank" / f"{shard}.safetensors" for shard in range(experiment.bank.shards)]
+        shards = settle_bank(experiment, folder, size).shards
+        self.bank = [cell / "bank" / f"{shard}.safetensors" for shard in range(shards)]
         self.points = {point: cell / "sweep" / f"{point}.safetensors" for point in experiment.sweep.points}
         self.inputs = [self.split, *self.bank, *self.points.values()]
         self.tensors = {point: load_tensors(path) for point, path in self.points.items()}

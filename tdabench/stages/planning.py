@@ -1,13 +1,39 @@
-"""The command that plans a bank before the compute is spent."""
+"""The commands that plan before the compute is spent: a bank's precision, a run's cost."""
 
 import argparse
 import math
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tdabench.records import load_json
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Say what a run will take: jobs, seconds, memory, disk, from costs measured on this machine."""
+    from tdabench.config import load_experiment
+    from tdabench.planning.costs import COSTS_FILE, load_costs
+    from tdabench.planning.jobs import count_others, list_jobs
+    from tdabench.planning.text import describe_plan
+    from tdabench.stages.measurement import measure
+
+    named = Path(arguments.experiment)
+    arguments.experiment = named if named.suffix == ".yaml" else Path("experiments") / f"{named}.yaml"
+    experiment = load_experiment(arguments.experiment)
+    arguments.output = Path("results") / experiment.name / COSTS_FILE
+    if arguments.again or not arguments.output.is_file():
+        sys.stderr.write(f"Measuring on few examples, once; kept in {arguments.output}.\n")
+        measure(arguments)
+    costs = load_costs(arguments.output)
+    cores = arguments.cores or os.cpu_count() or 1
+    jobs = list(list_jobs(experiment, costs))
+    sys.stdout.write(describe_plan(experiment.name, jobs, count_others(experiment), costs.start_seconds, cores))
+    sys.stdout.write(f"\nFrom costs measured on {costs.device}: {arguments.output}\n")
+    for kind, problem in costs.problems.items():
+        sys.stdout.write(f"{kind} could not be measured: {problem}\n")
 
 
 def power(arguments: argparse.Namespace) -> None:

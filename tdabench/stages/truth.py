@@ -1,6 +1,7 @@
 """The stages that make data, checkpoints and the bank."""
 
 import argparse
+import dataclasses
 import logging
 
 from tdabench.components import Component, instantiate
@@ -8,6 +9,8 @@ from tdabench.config import load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
+from tdabench.planning.costs import load_costs
+from tdabench.planning.jobs import num_shards
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_images
@@ -73,12 +76,14 @@ def retrain(arguments: argparse.Namespace) -> None:
     from tdabench.training.losses import image_loss_and_margin
 
     bench = Bench(arguments)
+    costs = None if arguments.costs is None else load_costs(arguments.costs)
+    bank = dataclasses.replace(bench.experiment.bank, shards=num_shards(bench.experiment, costs, bench.size))
     stream = ("bank", arguments.repeat, arguments.train_size)
     with measure_cost(bench.device) as cost:
         shard = fill_shard(
             bench.train,
             bench.query,
-            bench.experiment.bank,
+            bank,
             shard=arguments.shard,
             seed=bench.experiment.seed,
             stream=stream,
@@ -90,5 +95,5 @@ def retrain(arguments: argparse.Namespace) -> None:
         logger.warning(
             "%d of %d retrained models diverged; they are kept as NaN.", diverged, shard["loss"][..., 0].numel()
         )
-    record = bench.record(arguments, cost, stream=stream, bank=bench.experiment.bank, diverged=diverged)
+    record = bench.record(arguments, cost, stream=stream, bank=bank, diverged=diverged)
     save_tensors(arguments.output, shard, record)

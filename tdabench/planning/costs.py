@@ -1,0 +1,124 @@
+"""Costs measured at small sizes, and what they say of other sizes. Imports no torch."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tdabench.records import load_json
+
+QUANTITIES = ("seconds", "host_bytes", "device_bytes", "disk_bytes")
+# Where what `measure` found lies in an experiment's folder.
+COSTS_FILE = Path("measure") / "costs.json"
+# What is measured: large enough for a batch and for what TRAK projects to, small enough for minutes.
+TRAIN, QUERY, DRAWS = 512, 32, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """What the cost of a job grows with.
+
+    Attributes:
+        train: Training examples: those that are scored, or those that a model is trained on.
+        query: Queries.
+        reference: Examples that define the loss landscape.
+        draws: Draws of a sampler; 0 for a method without them, or whose draws were not varied.
+    """
+
+    train: int = 0
+    query: int = 0
+    reference: int = 0
+    draws: int = 0
+
+    def features(self) -> dict[str, float]:
+        """Give the terms of the linear model of a cost: every pass over data, every pair, and every draw's losses."""
+        return {
+            "one": 1.0,
+            "train": self.train,
+            "query": self.query,
+            "reference": self.reference,
+            "pair": self.train * self.query,
+            "draw": self.draws,
+            "draw_loss": self.draws * (self.train + self.query),
+            "draw_pair": self.draws * self.train * self.query,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What jobs cost, by kind: ``train``, ``loss``, ``evaluate``, and ``attribute:M`` or ``sample:M`` of a method M.
+
+    Attributes:
+        start_seconds: What a job takes before its work begins: imports, and loading the data.
+        device: The device that it was measured on.
+        coefficients: By kind and quantity (``QUANTITIES``), that of each feature of a ``Size``; at least 0.
+        problems: By kind, why it could not be measured.
+    """
+
+    start_seconds: float
+    device: str
+    coefficients: Mapping[str, Mapping[str, Mapping[str, float]]]
+    problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def predict(self, kind: str, size: Size) -> dict[str, float] | None:
+        """Give each quantity of a job; None if its kind was not measured."""
+        if kind not in self.coefficients:
+            return None
+        features = size.features()
+        return {
+            quantity: sum(value * features[name] for name, value in self.coefficients[kind][quantity].items())
+            for quantity in QUANTITIES
+        }
+
+
+def load_costs(path: Path) -> Costs | None:
+    """Read what ``measure`` found; None if there is no such file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    content = load_json(path)
+    return Costs(**{field.name: content[field.name] for field in dataclasses.fields(Costs)})
+
+
+def sizes_to_measure(base: int, draws: Any) -> Iterator[Size]:
+    """Give sizes that tell every term of a method's cost from the others.
+
+    Args:
+        base: The smaller number of training examples.
+        draws: The method's setting; anything but a number where it has none. With less than 12 of them it is measured
+            as it is.
+    """
+    few = DRAWS if type(draws) is int and draws >= 3 * DRAWS else 0
+    grid = [(1, 1, 1, 1), (2, 1, 1, 1), (1, 4, 1, 1), (1, 1, 2, 1), (2, 4, 2, 1)]
+    if few:
+        grid += [(1, 1, 1, 3), (2, 1, 1, 3), (2, 4, 2, 3)]
+    for train, query, reference, times in grid:
+        yield Size(train=train * base, query=query * QUERY, reference=reference * base, draws=times * few)
+
+
+def fit_costs(measured: Sequence[tuple[Size, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Fit each quantity as a sum of the features that were varied, with coefficients of at least 0.
+
+    Relative errors count, so that a small job is met as well as a large one. A feature that was not varied is in the
+    constant.
+
+    Args:
+        measured: Sizes, and the quantities measured there.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
+
+    table = [size.features() for size, _ in measured]
+    varied = [name for name in table[0] if name == "one" or len({row[name] for row in table}) > 1]
+    features = np.array([[row[name] for name in varied] for row in table])
+    scale = features.max(axis=0)
+    found = {}
+    for quantity in QUANTITIES:
+        values = np.array([result[quantity] for _, result in measured], dtype=float)
+        weights = 1 / np.maximum(values, max(values.max() * 1e-3, 1e-12))
+        coefficients, _ = nnls(features / scale * weights[:, None], values * weights)
+        found[quantity] = dict(zip(varied, (coefficients / scale).tolist(), strict=True))
+    return found

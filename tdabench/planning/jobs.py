@@ -1,0 +1,187 @@
+"""The jobs of an experiment, and what each takes. Imports no torch."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
+
+if TYPE_CHECKING:
+    from tdabench.config import Experiment
+    from tdabench.settings import BankSettings
+
+# A shard of retrains takes so many seconds where `bank.shards` says auto: long beside its start, short beside an hour.
+SHARD_SECONDS = 600.0
+FLOAT_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Jobs of one rule that are alike.
+
+    Attributes:
+        what: Method or size, for a person.
+        count: How many there are.
+        seconds: Of one, start included; None if it was not measured.
+        host_bytes: Most memory of one; None if it was not measured.
+        device_bytes: Most memory of the GPU.
+        disk_bytes: What one leaves on the disk.
+    """
+
+    rule: str
+    what: str
+    count: int
+    seconds: float | None
+    host_bytes: float | None
+    device_bytes: float | None
+    disk_bytes: float
+
+
+def num_shards(experiment: "Experiment", costs: Costs | None, train_size: int) -> int:
+    """Give the number of shards of a bank: the setting, or with ``auto`` as many as take ten minutes each.
+
+    A shard holds whole subsets. So one that retrains for more than ten minutes a subset holds a single one; and a bank
+    that takes less is one shard.
+
+    Raises:
+        ValueError: If it says auto and training was not measured.
+    """
+    bank = experiment.bank
+    if bank is None:
+        return 0
+    if bank.shards != "auto":
+        return int(bank.shards)
+    model = model_seconds(experiment, costs, train_size)
+    if model is None:
+        raise ValueError(
+            f"bank.shards says auto, and what a model of {experiment.name} takes was not measured: "
+            f"`snakemake results/{experiment.name}/measure/costs.json` does, or give a number of shards."
+        )
+    subsets = min(max(int(SHARD_SECONDS / (model * bank.retrains)), 1), bank.subsets)
+    return math.ceil(bank.subsets / subsets)
+
+
+def settle_bank(experiment: "Experiment", folder: Path, train_size: int) -> "BankSettings":
+    """Give the bank's settings with a number of shards, where they say auto.
+
+    Args:
+        folder: The experiment's folder of results.
+
+    Raises:
+        ValueError: If it says auto and training was not measured.
+    """
+    costs = load_costs(folder / COSTS_FILE) if experiment.bank.shards == "auto" else None
+    return dataclasses.replace(experiment.bank, shards=num_shards(experiment, costs, train_size))
+
+
+def model_seconds(experiment: "Experiment", costs: Costs | None, train_size: int) -> float | None:
+    """Give the seconds of retraining one model on a subset and measuring the queries; None if not measured."""
+    if costs is None or experiment.bank is None:
+        return None
+    found = costs.predict("train", Size(train=round(train_size * experiment.bank.fraction)))
+    loss = costs.predict("loss", Size(query=num_queries(experiment)))
+    return None if found is None or loss is None else found["seconds"] + loss["seconds"]
+
+
+def num_queries(experiment: "Experiment") -> int:
+    """Count all queries: scored ones and tuning ones."""
+    return experiment.data.queries + experiment.data.tuning_queries
+
+
+def size_of(experiment: "Experiment", method: str | None, train_size: int) -> Size:
+    """Give what a method's cost grows with."""
+    reference = experiment.data.reference
+    draws = experiment.methods[method].settings.get("draws", 0) if method else 0
+    planted = train_size if experiment.data.mislabelled else 0
+    return Size(
+        train=train_size,
+        query=num_queries(experiment) + planted,
+        reference=train_size if reference == "train" else int(reference),
+        draws=draws if type(draws) is int else 0,
+    )
+
+
+def cost_of(
+    rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None = None
+) -> dict[str, float] | None:
+    """Give each quantity of one job without its start; None if it was not measured."""
+    if rule == "train":
+        return costs.predict("train", Size(train=train_size))
+    if rule == "retrain":
+        return _retrain(experiment, costs, train_size)
+    if rule == "evaluate":
+        return costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
+    if rule in ("attribute", "sample", "calibrate"):
+        return costs.predict(f"{rule}:{method}", size_of(experiment, method, train_size))
+    return None
+
+
+def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
+    bank = experiment.bank
+    one = costs.predict("train", Size(train=round(train_size * bank.fraction)))
+    loss = costs.predict("loss", Size(query=num_queries(experiment)))
+    if one is None or loss is None:
+        return None
+    models = math.ceil(bank.subsets / num_shards(experiment, costs, train_size)) * bank.retrains
+    largest = {quantity: max(one[quantity], loss[quantity]) for quantity in one}
+    return {**largest, "seconds": models * (one["seconds"] + loss["seconds"])}
+
+
+def list_jobs(experiment: "Experiment", costs: Costs) -> Iterator[Job]:
+    """Give the jobs of an experiment's bank and methods, those that take time first; alike ones together."""
+    for train_size in experiment.data.train_sizes:
+        yield _job("train", experiment, costs, train_size, experiment.checkpoints)
+        if experiment.bank is not None:
+            shards = num_shards(experiment, costs, train_size)
+            yield _job("retrain", experiment, costs, train_size, shards)
+        for method in experiment.methods:
+            if experiment.has_calibration(method):
+                yield _job("calibrate", experiment, costs, train_size, 1, method)
+            if chains := experiment.num_chains(method):
+                yield _job("sample", experiment, costs, train_size, chains, method)
+            yield _job("attribute", experiment, costs, train_size, 1, method)
+        if experiment.bank is not None:
+            yield _job("evaluate", experiment, costs, train_size, len(experiment.methods))
+
+
+def _job(
+    rule: str, experiment: "Experiment", costs: Costs, train_size: int, count: int, method: str | None = None
+) -> Job:
+    found = cost_of(rule, experiment, costs, train_size, method)
+    return Job(
+        rule=rule,
+        what=f"{train_size:,}" if method is None else f"{method}, {train_size:,}",
+        count=count * experiment.repeats,
+        seconds=None if found is None else costs.start_seconds + found["seconds"],
+        host_bytes=None if found is None else found["host_bytes"],
+        device_bytes=None if found is None else found["device_bytes"],
+        disk_bytes=_output_bytes(rule, experiment, costs, train_size, method, found or {}),
+    )
+
+
+def _output_bytes(
+    rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None, found: dict[str, float]
+) -> float:
+    """Give the bytes of a job's file, and of the scratch that it leaves."""
+    queries, bank = num_queries(experiment), experiment.bank
+    if rule == "attribute":
+        return float(FLOAT_BYTES * train_size * queries) + found.get("disk_bytes", 0.0)
+    if rule == "sample":
+        draws = size_of(experiment, method, train_size).draws
+        return float(FLOAT_BYTES * draws * (train_size + queries))
+    if rule == "retrain" and bank is not None:
+        subsets = bank.subsets / num_shards(experiment, costs, train_size)
+        return subsets * (train_size + 2 * FLOAT_BYTES * bank.retrains * queries)
+    return found.get("disk_bytes", 0.0)
+
+
+def count_others(experiment: "Experiment") -> dict[str, int]:
+    """Count the jobs that take little more than their start, by rule."""
+    cells, methods = experiment.repeats * len(experiment.data.train_sizes), len(experiment.methods)
+    found = {"dataset": 1, "split": experiment.repeats, "properties": methods, "diagnose": cells * methods}
+    found |= {"agree": cells, "report": 1}
+    if experiment.bank is not None:
+        found |= {"grow": cells * methods, "compare": cells}
+    return found

@@ -1,0 +1,68 @@
+"""What a job asks of a scheduler: minutes and memory, from measured costs with a margin. Imports no torch."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tdabench.config import Experiment, load_experiment
+from tdabench.planning.costs import COSTS_FILE, Costs, load_costs
+from tdabench.planning.jobs import cost_of
+
+# Without a measurement, and where it was too little, a retry asks for twice as much.
+DEFAULT_MINUTES, DEFAULT_MB = 60, 4000
+LEAST_MINUTES, LEAST_MB = 5, 1000
+TIME_MARGIN, MEMORY_MARGIN = 2.0, 1.5
+
+
+def minutes(cost: dict[str, float] | None, start_seconds: float, attempt: int) -> int:
+    """Give the minutes to ask for: twice the measured time, and twice as many at each further attempt."""
+    asked = DEFAULT_MINUTES
+    if cost is not None:
+        asked = max(math.ceil(TIME_MARGIN * (start_seconds + cost["seconds"]) / 60), LEAST_MINUTES)
+    return asked * 2 ** (attempt - 1)
+
+
+def megabytes(cost: dict[str, float] | None, attempt: int) -> int:
+    """Give the memory to ask for: half again as much as measured, and twice as much at each further attempt."""
+    asked = DEFAULT_MB
+    if cost is not None:
+        asked = max(math.ceil(MEMORY_MARGIN * cost["host_bytes"] / 1e6), LEAST_MB)
+    return asked * 2 ** (attempt - 1)
+
+
+def needs_of(rule: str, need: str) -> Callable[..., int]:
+    """Make a resource function of the Snakefile.
+
+    Args:
+        need: ``runtime`` (minutes) or ``mem_mb``.
+    """
+
+    def need_of(wildcards: Any, attempt: int) -> int:
+        experiment = _load(f"experiments/{wildcards.experiment}.yaml")
+        costs = measured_costs(experiment.name)
+        cost = None
+        if costs is not None:
+            cost = cost_of(rule, experiment, costs, int(wildcards.train_size), getattr(wildcards, "method", None))
+        if need == "mem_mb":
+            return megabytes(cost, attempt)
+        return minutes(cost, 0.0 if costs is None else costs.start_seconds, attempt)
+
+    return need_of
+
+
+def measured_costs(name: str) -> Costs | None:
+    """Give what was measured of an experiment; None if nothing was."""
+    path = Path("results") / name / COSTS_FILE
+    return _load_costs(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@functools.cache
+def _load(path: str) -> Experiment:
+    return load_experiment(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_costs(path: Path, _changed: int) -> Costs | None:
+    return load_costs(path)

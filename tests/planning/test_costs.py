@@ -1,0 +1,65 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tdabench.planning.costs import QUANTITIES, Costs, Size, fit_costs, load_costs, sizes_to_measure
+from tdabench.records import save_json
+
+
+@pytest.mark.parametrize("draws", [None, "auto", 3, 400])
+def test_the_sizes_that_are_measured_tell_every_term_from_the_others(draws):
+    table = [list(size.features().values()) for size in sizes_to_measure(250, draws)]
+
+    varied = [column for column in zip(*table, strict=True) if len(set(column)) > 1 or column[0] == 1]
+    assert np.linalg.matrix_rank(np.array(varied) / np.max(varied, axis=1, keepdims=True), tol=1e-6) == len(varied)
+
+
+def test_a_cost_that_is_a_sum_of_its_terms_is_found_and_holds_at_a_far_larger_size():
+    measured = [(size, _quantities(_seconds(size))) for size in sizes_to_measure(250, 400)]
+    costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured)})
+
+    found = costs.predict("attribute:mine", Size(train=45_000, query=10_000, reference=250, draws=400))
+
+    assert found["seconds"] == pytest.approx(_seconds(Size(train=45_000, query=10_000, draws=400)), rel=1e-6)
+
+
+def test_no_coefficient_is_negative_though_more_examples_seemed_cheaper():
+    measured = [(Size(train=250), _quantities(2.0)), (Size(train=500), _quantities(1.8))]
+
+    coefficients = fit_costs(measured)["seconds"]
+
+    assert min(coefficients.values()) >= 0
+    assert 1.8 <= coefficients["one"] <= 2.0
+
+
+def test_what_was_not_varied_is_in_the_constant():
+    coefficients = fit_costs(
+        [(Size(train=250, query=32), _quantities(3.0)), (Size(train=500, query=32), _quantities(4.0))]
+    )
+
+    assert set(coefficients["seconds"]) == {"one", "train", "pair"}
+
+
+def test_a_kind_that_was_not_measured_has_no_prediction():
+    assert Costs(1.0, "cpu", {}).predict("attribute:mine", Size(train=10)) is None
+
+
+def test_costs_survive_the_file(tmp_path):
+    costs = Costs(1.5, "cpu", {"train": fit_costs([(Size(train=10), _quantities(1.0))])}, {"mine": "it failed"})
+
+    save_json(tmp_path / "costs.json", dataclasses.asdict(costs), {})
+
+    assert load_costs(tmp_path / "costs.json") == costs
+
+
+def test_no_file_of_costs_is_none(tmp_path):
+    assert load_costs(tmp_path / "costs.json") is None
+
+
+def _seconds(size: Size) -> float:
+    return 0.5 + 2e-3 * size.train + 1e-6 * size.train * size.query + 1e-5 * size.draws * (size.train + size.query)
+
+
+def _quantities(seconds: float) -> dict[str, float]:
+    return {**dict.fromkeys(QUANTITIES, 0.0), "seconds": seconds}

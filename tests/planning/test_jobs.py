@@ -1,0 +1,84 @@
+import dataclasses
+import re
+
+import pytest
+from made_costs import make_costs, make_experiment
+
+from tdabench.planning.costs import COSTS_FILE
+from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_shards, settle_bank
+from tdabench.records import save_json
+from tdabench.training.bank import shard_subsets
+
+
+@pytest.mark.parametrize("model_seconds", [0.01, 0.5, 1.3, 7.0, 29.0, 55.0, 250.0, 1500.0])
+def test_no_shard_takes_under_a_minute_or_over_an_hour(tmp_path, model_seconds):
+    experiment = make_experiment(tmp_path, **{"subsets: 50": "subsets: 500"})
+
+    shards = num_shards(experiment, make_costs(model_seconds), 250)
+
+    bank = dataclasses.replace(experiment.bank, shards=shards)
+    seconds = [len(shard_subsets(bank, shard)) * bank.retrains * model_seconds for shard in range(shards)]
+    assert max(seconds) <= 3600
+    assert min(seconds) >= 60 or shards == 1
+
+
+def test_a_subset_is_never_divided(tmp_path):
+    experiment = make_experiment(tmp_path)
+
+    assert num_shards(experiment, make_costs(5000.0), 250) == experiment.bank.subsets
+
+
+def test_a_number_of_shards_needs_no_measurement(tmp_path):
+    assert num_shards(make_experiment(tmp_path, **{"seed: 0": "seed: 1"}), make_costs(1.0), 250) == 1
+    fixed = make_experiment(tmp_path, **{"retrains: 2, shards: auto": "retrains: 2, shards: 7"})
+    assert num_shards(fixed, None, 250) == 7
+
+
+def test_auto_without_a_measurement_is_a_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("`snakemake results/made/measure/costs.json` does")):
+        num_shards(make_experiment(tmp_path), None, 250)
+
+
+def test_a_bank_is_settled_by_the_costs_in_the_folder_of_results(tmp_path):
+    save_json(tmp_path / COSTS_FILE, dataclasses.asdict(make_costs(60.0)), {})
+
+    settled = settle_bank(make_experiment(tmp_path), tmp_path, 250)
+
+    assert settled.shards == 10  # five subsets of two models each take ten minutes
+    assert settled.subsets == 50
+
+
+def test_a_shard_costs_its_models(tmp_path):
+    experiment = make_experiment(tmp_path)
+
+    assert cost_of("retrain", experiment, make_costs(60.0), 250)["seconds"] == 600.0
+
+
+def test_a_job_takes_its_start_too_and_one_that_was_not_measured_is_unknown(tmp_path):
+    jobs = {(job.rule, job.what): job for job in list_jobs(make_experiment(tmp_path), make_costs(60.0, evaluate=2.0))}
+
+    assert jobs["train", "250"].seconds == 63.0
+    assert jobs["evaluate", "250"].seconds == 5.0
+    assert jobs["attribute", "ekfac, 500"].seconds is None
+
+
+def test_the_plan_has_every_job_of_the_experiment(tmp_path):
+    experiment = make_experiment(tmp_path)
+    shards = {size: num_shards(experiment, make_costs(60.0), size) for size in (250, 500)}
+
+    jobs = list(list_jobs(experiment, make_costs(60.0)))
+
+    counts = {rule: sum(job.count for job in jobs if job.rule == rule) for rule in {job.rule for job in jobs}}
+    # 3 repeats, 2 sizes, 9 methods, of which one has 4 chains, and 3 checkpoints.
+    assert counts == {"train": 18, "retrain": 3 * sum(shards.values()), "sample": 24, "attribute": 54, "evaluate": 54}
+    others = {
+        "dataset": 1,
+        "split": 3,
+        "properties": 9,
+        "diagnose": 54,
+        "agree": 6,
+        "grow": 54,
+        "compare": 6,
+        "report": 1,
+    }
+    assert count_others(experiment) == others

@@ -1,0 +1,50 @@
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+from made_costs import make_costs, make_experiment
+
+from tdabench.planning.costs import COSTS_FILE
+from tdabench.planning.needs import megabytes, minutes, needs_of
+from tdabench.records import save_json
+
+COST = {"seconds": 1200.0, "host_bytes": 4e9, "device_bytes": 0.0, "disk_bytes": 0.0}
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(1, 41), (2, 82), (3, 164)])
+def test_a_job_asks_for_twice_its_measured_time_and_twice_that_at_each_retry(attempt, expected):
+    assert minutes(COST, 6.0, attempt) == expected
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(1, 6000), (2, 12000)])
+def test_a_job_asks_for_half_again_its_measured_memory_and_twice_that_at_each_retry(attempt, expected):
+    assert megabytes(COST, attempt) == expected
+
+
+def test_a_job_that_was_not_measured_asks_for_an_hour_and_4_gb_and_more_at_each_retry():
+    assert [minutes(None, 3.0, attempt) for attempt in (1, 2)] == [60, 120]
+    assert [megabytes(None, attempt) for attempt in (1, 2)] == [4000, 8000]
+
+
+def test_a_short_job_still_asks_for_five_minutes_and_a_gigabyte():
+    assert minutes({**COST, "seconds": 0.1}, 3.0, 1) == 5
+    assert megabytes({**COST, "host_bytes": 1e6}, 1) == 1000
+
+
+def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    make_experiment(tmp_path / "experiments")
+    job = SimpleNamespace(experiment="made", train_size="250", method="bif")
+    before = needs_of("sample", "runtime")(job, 1)
+
+    save_json(tmp_path / "results" / "made" / COSTS_FILE, dataclasses.asdict(_costs()), {})
+
+    assert before == 60
+    assert needs_of("sample", "runtime")(job, 1) == 201  # twice 6,000 s and a start
+    assert needs_of("sample", "mem_mb")(job, 1) == 1500
+    assert needs_of("attribute", "runtime")(job, 1) == 60
+
+
+def _costs() -> object:
+    return make_costs(1.0, **{"sample:bif": 6000.0})
