@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from tdabench.parser import make_parser
+from tdabench.records import put_aside
+from tdabench.seals import DamagedResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,9 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = load_stage(parsed.stage)
     try:
         run(parsed)
+    except DamagedResult as error:
+        if parsed.traceback:
+            raise
+        sys.stderr.write(f"tdabench {parsed.stage}: {_put_aside(error)}\n")
+        return 1
     except (ValueError, TypeError, OSError, ImportError) as error:
         if parsed.traceback:
             raise
         sys.stderr.write(f"tdabench {parsed.stage}: {error}\n")
         return 1
     return 0
+
+
+def _put_aside(error: DamagedResult) -> str:
+    """Put a damaged file of the workflow aside, and say so; a file that was named by hand stays where it is."""
+    if error.path.parts[:1] != ("results",):
+        return str(error)
+    aside = put_aside(error.path)
+    return f"{error.path} is damaged ({error.reason}). It was put aside as {aside.name}: run the workflow again."

@@ -1,5 +1,6 @@
 """Result files: the only place that reads or writes them. Tensors and their record share one file, whole or absent."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tdabench.machine import find_commit, find_processor, find_versions, name_device
+from tdabench.seals import BLANK, DamagedResult, check_seal, seal_tensors, seal_text
 
 
 def make_record(
@@ -23,10 +25,15 @@ def make_record(
 
     Args:
         settings: What the result depends on, resolved.
-        inputs: Files it was made from; their hashes are kept.
+        inputs: Files it was made from; they are checked, and their hashes are kept.
         cost: A ``tdabench.cost.Cost``, if it was measured.
         details: Anything else that belongs to the result (seed, stream, warnings, ...).
+
+    Raises:
+        DamagedResult: If an input is not what was written.
     """
+    for path in inputs:
+        check_seal(path)
     record: dict[str, Any] = {
         "settings": settings,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -52,8 +59,13 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[s
         from safetensors.numpy import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"record": json.dumps(_plain(record))}
-    _write_atomically(Path(path), lambda partial: save_file(contiguous, partial, metadata=metadata))
+    metadata = {"record": json.dumps(_plain({**record, "sha256": BLANK}))}
+
+    def write(partial: Path) -> None:
+        save_file(contiguous, partial, metadata=metadata)
+        seal_tensors(partial)
+
+    _write_atomically(Path(path), write)
 
 
 def load_tensors(path: Path | str) -> dict[str, Any]:
@@ -61,7 +73,7 @@ def load_tensors(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        DamagedResult: If it is damaged.
     """
     with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -72,7 +84,7 @@ def load_rows(path: Path | str, name: str, rows: Sequence[int]) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
+        DamagedResult: If it is damaged.
     """
     import torch
 
@@ -88,7 +100,8 @@ def load_record(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or has no record.
+        DamagedResult: If it is damaged.
+        ValueError: If it has no record.
     """
     if Path(path).suffix == ".json":
         return load_json(path)["record"]
@@ -97,6 +110,7 @@ def load_record(path: Path | str) -> dict[str, Any]:
     record = json.loads(metadata.get("record", "null"))
     if not isinstance(record, dict):
         raise ValueError(f"{path} has no record: it was not written by tdabench.")
+    record.pop("sha256", None)
     return record
 
 
@@ -127,8 +141,8 @@ def create_mapped_tensor(path: Path | str, shape: tuple[int, ...]) -> Any:
 
 def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Write numbers and their record to one JSON file, atomically; NaN becomes null."""
-    text = json.dumps(_plain({**content, "record": record}), indent=1, allow_nan=False)
-    _write_atomically(Path(path), lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+    text = json.dumps(_plain({**content, "record": record, "sha256": BLANK}), indent=1, allow_nan=False)
+    _write_atomically(Path(path), lambda partial: partial.write_text(seal_text(text + "\n"), encoding="utf-8"))
 
 
 def load_json(path: Path | str) -> dict[str, Any]:
@@ -136,14 +150,16 @@ def load_json(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or has no record.
+        DamagedResult: If it is damaged.
+        ValueError: If it has no record.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
+        raise DamagedResult(path, error) from error
     if not isinstance(content, dict) or "record" not in content:
         raise ValueError(f"{path} has no record: it was not written by tdabench.")
+    content.pop("sha256", None)
     return content
 
 
@@ -177,6 +193,14 @@ def save_figure(path: Path | str, figure: Any) -> None:
     _write_atomically(path, lambda partial: figure.savefig(partial, format=kind, metadata=metadata))
 
 
+def put_aside(path: Path | str) -> Path:
+    """Rename a damaged result, so that the workflow makes it anew; give its new name."""
+    aside = Path(path).with_name(f"{Path(path).name}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another job has found it too
+        os.replace(path, aside)
+    return aside
+
+
 def hash_file(path: Path | str) -> str:
     """Give a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
@@ -189,7 +213,7 @@ def _open(path: Path | str, framework: str = "pt") -> Any:
     try:
         return safe_open(path, framework=framework)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the workflow again.") from error
+        raise DamagedResult(path, error) from error
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:

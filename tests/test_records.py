@@ -126,7 +126,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, suffix):
 
 
 def test_a_record_says_how_its_result_came_about(tmp_path):
-    source = tmp_path / "input.safetensors"
+    source = tmp_path / "input.npy"
     source.write_bytes(b"some bytes")
     with measure_cost(workspace=tmp_path) as cost, phase("fit"):
         pass

@@ -108,7 +108,8 @@ class Bench:
             "train_size": self.size,
         }
         calibration = getattr(arguments, "calibration", None)
-        inputs = [arguments.dataset, arguments.split, *getattr(arguments, "checkpoints", [])]
+        inputs = [arguments.dataset, arguments.split]
+        inputs += [*getattr(arguments, "checkpoints", []), *getattr(arguments, "chains", [])]
         inputs += [calibration] if calibration else []
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
 
