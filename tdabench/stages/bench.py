@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.data.base import Examples, ImageData
+from tdabench.devices import choose_device
 from tdabench.records import load_record, load_tensors, make_record
 
 
@@ -112,13 +113,6 @@ class Bench:
         inputs += [*getattr(arguments, "checkpoints", []), *getattr(arguments, "chains", [])]
         inputs += [calibration] if calibration else []
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
-
-
-def choose_device(name: str) -> torch.device:
-    """Give the device of a name; ``auto`` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def load_images(path: Path) -> ImageData:

@@ -20,11 +20,12 @@ from tdabench.components import Component, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Examples, ImageData
+from tdabench.devices import choose_device
 from tdabench.planning.costs import QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
 from tdabench.records import make_record, save_json
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import choose_device, load_images
+from tdabench.stages.bench import load_images
 from tdabench.training.losses import image_loss, image_loss_and_margin
 
 logger = logging.getLogger(__name__)
