@@ -11,7 +11,7 @@ sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.config import load_experiment
 from tdabench.planning.jobs import num_shards
-from tdabench.planning.needs import measured_costs, needs_of
+from tdabench.planning.needs import gpus_of, measured_costs, needs_of
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
 EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
@@ -329,7 +329,7 @@ rule attribute:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/attribute-{method}.log",
     resources:
-        gpu=1,
+        gpu=gpus_of,
         mem_mb=needs_of("attribute", "mem_mb"),
         runtime=needs_of("attribute", "runtime"),
     params:
@@ -354,7 +354,7 @@ rule vary:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/vary-{method}.log",
     resources:
-        gpu=1,
+        gpu=gpus_of,
         mem_mb=needs_of("vary", "mem_mb"),
         runtime=needs_of("vary", "runtime"),
     params:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
 from tdabench.attributors.passes import GRADIENT, counted
+from tdabench.attributors.processes import data_parallel
 from tdabench.cost import phase
 from tdabench.seeds import isolated_random_state
 
@@ -31,6 +32,8 @@ class Kronfluence:
         fit_batch_size: Examples a batch when fitting the factors.
         train_batch_size: Training examples a batch when scoring.
         query_batch_size: Queries a batch when scoring; training gradients are computed once for each such batch.
+        processes: Processes that share the examples, each with a GPU of its own (kronfluence's data parallelism). With
+            another number of them the Fisher's labels are sampled otherwise, and the scores are others.
     """
 
     strategy: str
@@ -38,13 +41,14 @@ class Kronfluence:
     fit_batch_size: int = 250
     train_batch_size: int = 250
     query_batch_size: int = 1000
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if self.strategy not in ("ekfac", "kfac", "diagonal", "identity"):
             raise ValueError(f"strategy must be ekfac, kfac, diagonal or identity, got {self.strategy!r}.")
         if self.damping is not None and not self.damping >= 0:
             raise ValueError(f"damping must be at least 0 or null, got {self.damping}.")
-        for name in ("fit_batch_size", "train_batch_size", "query_batch_size"):
+        for name in ("fit_batch_size", "train_batch_size", "query_batch_size", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -52,34 +56,49 @@ class Kronfluence:
         """Fit the factors on the reference set and score every pair.
 
         Raises:
-            Unsupported: If the model has no layer that kronfluence can track.
+            Unsupported: If the model has no layer that kronfluence can track, or has several processes and no GPU.
         """
-        task = make_task(problem)
-        device = next(iter(problem.train.values())).device
-        with isolated_random_state(generator):
-            model = prepare_model(copy_model(problem.models[0]), task)
-            options = {"cpu": device.type == "cpu", "disable_tqdm": False, "output_dir": str(problem.workspace)}
-            analyzer = Analyzer("kronfluence", model, task, **options)
-            # The data lie on the device as tensors: a batch is one indexing, with no collation by example.
-            analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda batch: batch, num_workers=0))
-            with phase("fit"):
-                analyzer.fit_all_factors(
-                    factors_name="factors",
-                    dataset=ExampleDataset(problem.reference),
-                    per_device_batch_size=min(self.fit_batch_size, num_examples(problem.reference)),
-                    factor_args=FactorArguments(strategy=self.strategy),
-                )
-            analyzer.compute_pairwise_scores(
-                scores_name="scores",
+        if self.processes == 1:
+            return attribute_part(self, problem, generator)
+        if not next(iter(problem.train.values())).is_cuda:
+            raise Unsupported(f"{self.processes} processes share kronfluence's work on GPUs only: set processes to 1.")
+        with data_parallel(attribute_part, self, problem, processes=self.processes, generator=generator):
+            return attribute_part(self, problem, generator)
+
+
+def attribute_part(
+    attributor: Kronfluence, problem: Problem, generator: torch.Generator
+) -> Float[Tensor, "query train"]:
+    """Do this process's part, and give all scores, whichever process it is."""
+    task = make_task(problem)
+    device = next(iter(problem.train.values())).device
+    with isolated_random_state(generator):
+        model = prepare_model(copy_model(problem.models[0]), task)
+        alone = attributor.processes == 1
+        if not alone:
+            model = nn.parallel.DistributedDataParallel(model)
+        options = {"cpu": device.type == "cpu" and alone, "disable_tqdm": False, "output_dir": str(problem.workspace)}
+        analyzer = Analyzer("kronfluence", model, task, **options)
+        # The data lie on the device as tensors: a batch is one indexing, with no collation by example.
+        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda batch: batch, num_workers=0))
+        with phase("fit"):
+            analyzer.fit_all_factors(
                 factors_name="factors",
-                query_dataset=ExampleDataset(problem.query),
-                train_dataset=ExampleDataset(problem.train),
-                per_device_query_batch_size=min(self.query_batch_size, num_examples(problem.query)),
-                per_device_train_batch_size=min(self.train_batch_size, num_examples(problem.train)),
-                score_args=ScoreArguments(damping_factor=self.damping),
+                dataset=ExampleDataset(problem.reference),
+                per_device_batch_size=min(attributor.fit_batch_size, num_examples(problem.reference)),
+                factor_args=FactorArguments(strategy=attributor.strategy),
             )
-            # kronfluence's score is the predicted drop of the query's loss: positive means helpful, as here.
-            return analyzer.load_pairwise_scores("scores")["all_modules"]
+        analyzer.compute_pairwise_scores(
+            scores_name="scores",
+            factors_name="factors",
+            query_dataset=ExampleDataset(problem.query),
+            train_dataset=ExampleDataset(problem.train),
+            per_device_query_batch_size=min(attributor.query_batch_size, num_examples(problem.query)),
+            per_device_train_batch_size=min(attributor.train_batch_size, num_examples(problem.train)),
+            score_args=ScoreArguments(damping_factor=attributor.damping),
+        )
+        # kronfluence's score is the predicted drop of the query's loss: positive means helpful, as here.
+        return analyzer.load_pairwise_scores("scores")["all_modules"]
 
 
 class ExampleDataset(Dataset):

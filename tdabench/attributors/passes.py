@@ -44,24 +44,27 @@ def counted_problem(problem: Problem) -> Iterator[Problem]:
     a loss inside a transform of ``torch.func``, where the number of examples can't be seen.
     """
     watched = [module.register_forward_hook(_lose_count) for model in problem.models for module in model.modules()]
-    token_loss = problem.token_loss and _counting(problem.token_loss)
+    token_loss = problem.token_loss and _CountingLoss(problem.token_loss)
     try:
-        yield dataclasses.replace(problem, loss=_counting(problem.loss), token_loss=token_loss)
+        yield dataclasses.replace(problem, loss=_CountingLoss(problem.loss), token_loss=token_loss)
     finally:
         for handle in watched:
             handle.remove()
 
 
-def _counting(loss: LossFn) -> LossFn:
-    def counting_loss(model: nn.Module, examples: Examples) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class _CountingLoss:
+    """A loss that counts its passes; it can be pickled where the loss can."""
+
+    loss: LossFn
+
+    def __call__(self, model: nn.Module, examples: Examples) -> Tensor:
         if _COUNTED.get():
-            return loss(model, examples)
+            return self.loss(model, examples)
         with counted(0):
-            losses = loss(model, examples)
+            losses = self.loss(model, examples)
         count_passes(_passes_of(losses, examples))
         return losses
-
-    return counting_loss
 
 
 def _passes_of(losses: Tensor, examples: Examples) -> int | float:

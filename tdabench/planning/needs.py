@@ -52,6 +52,13 @@ def needs_of(rule: str, need: str) -> Callable[..., int]:
     return need_of
 
 
+def gpus_of(wildcards: Any) -> int:
+    """Give how many GPUs a method's job asks for: one for each of the processes that share its work."""
+    settings = _load(f"experiments/{wildcards.experiment}.yaml").methods[wildcards.method].settings
+    processes = settings.get("processes", 1)
+    return processes if type(processes) is int else 1
+
+
 def measured_costs(name: str) -> Costs | None:
     """Give what was measured of an experiment; None if nothing was."""
     path = Path("results") / name / COSTS_FILE

@@ -5,7 +5,7 @@ import pytest
 from made_costs import make_costs, make_experiment
 
 from tdabench.planning.costs import COSTS_FILE
-from tdabench.planning.needs import megabytes, minutes, needs_of
+from tdabench.planning.needs import _load, gpus_of, megabytes, minutes, needs_of
 from tdabench.records import save_json
 
 COST = {"seconds": 1200.0, "host_bytes": 4e9, "device_bytes": 0.0, "disk_bytes": 0.0}
@@ -35,6 +35,7 @@ def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(tmp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
     make_experiment(tmp_path / "experiments")
+    _load.cache_clear()
     job = SimpleNamespace(experiment="made", train_size="250", method="bif")
     before = needs_of("sample", "runtime")(job, 1)
 
@@ -44,6 +45,17 @@ def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(tmp
     assert needs_of("sample", "runtime")(job, 1) == 201  # twice 6,000 s and a start
     assert needs_of("sample", "mem_mb")(job, 1) == 1500
     assert needs_of("attribute", "runtime")(job, 1) == 60
+
+
+def test_a_method_whose_work_several_processes_share_asks_for_as_many_gpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    make_experiment(tmp_path / "experiments", **{"strategy: ekfac, damping": "strategy: ekfac, processes: 4, damping"})
+    _load.cache_clear()
+
+    gpus = [gpus_of(SimpleNamespace(experiment="made", method=method)) for method in ("ekfac", "kfac")]
+
+    assert gpus == [4, 1]
 
 
 def _costs() -> object:
