@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 from tdabench.config import load_experiment
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
-EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.is_file())
 
 
 def settings_of(stage):
@@ -113,11 +114,11 @@ def names_of(bank):
     def answers(name):
         try:
             return load_experiment(f"experiments/{name}.yaml").bank is not None
-        except ValueError:
+        except (ValueError, OSError):
             return True
 
     # Snakemake takes an empty pattern for none at all; this one matches nothing.
-    return "|".join(name for name in EXPERIMENTS if answers(name) == bank) or "(?!)"
+    return "|".join(re.escape(name) for name in EXPERIMENTS if answers(name) == bank) or "(?!)"
 
 
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.

@@ -69,17 +69,22 @@ def _read_sources(arguments: argparse.Namespace) -> Any:
         if len(arguments.sources) > 1:
             raise ValueError(f"One bank at a time, got {len(arguments.sources)}: {_join(arguments.sources)}.")
         return load_bank(arguments.sources[0])
-    tensors, details, files = read_foreign(
-        arguments.format,
-        arguments.sources,
-        masks=arguments.masks,
-        losses=arguments.losses,
-        num_train=arguments.num_train,
-        averaged=arguments.averaged,
-    )
-    # Names without folders: a bank travels, and where it was made concerns nobody.
-    record = {**make_record({}, **details), "inputs": {path.name: hash_file(path) for path in files}}
-    return make_bank(tensors, record, tuning_queries=arguments.tuning_queries)
+    try:
+        tensors, details, files = read_foreign(
+            arguments.format,
+            arguments.sources,
+            masks=arguments.masks,
+            losses=arguments.losses,
+            num_train=arguments.num_train,
+            averaged=arguments.averaged,
+        )
+        # Names without folders: a bank travels, and where it was made concerns nobody.
+        record = {**make_record({}, **details), "inputs": {path.name: hash_file(path) for path in files}}
+        return make_bank(tensors, record, tuning_queries=arguments.tuning_queries)
+    except ValueError as error:
+        if any(str(source) in str(error) for source in arguments.sources):
+            raise
+        raise ValueError(f"{_join(arguments.sources)}: {error}") from error
 
 
 def _show(arguments: argparse.Namespace) -> None:
