@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tdabench.records import hash_file, make_record, save_text
+from tdabench.records import hash_file, make_record
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def _score(arguments: argparse.Namespace) -> None:
     from tdabench.banks.file import load_bank
     from tdabench.banks.score import format_scores, read_scores, score_bank
     from tdabench.evaluation.evaluate import evaluate_scores
+    from tdabench.report.tables import write_csv
     from tdabench.settings import EvaluationSettings
 
     known = load_bank(arguments.bank)
@@ -104,7 +105,7 @@ def _score(arguments: argparse.Namespace) -> None:
     settings = EvaluationSettings(resamples=arguments.resamples, confidence=arguments.confidence)
     table = score_bank(known, scores, settings, evaluate_scores, seed=arguments.seed)
     if arguments.output is not None:
-        save_text(arguments.output, table.to_csv(index=False, float_format="%.6f"))
+        write_csv(arguments.output, table, digits="%.6f")
     sys.stdout.write(format_scores(table) + "\n")
 
 
