@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -362,22 +361,3 @@ def test_a_workspace_that_is_a_link_out_of_results_is_neither_emptied_nor_used(h
 
     assert (here.parent / "outside" / "precious").read_text() == "precious"
     check_place("elsewhere/scores")
-
-
-# The container
-
-
-def test_the_containers_recipe_fits_the_project():
-    recipe = (REPOSITORY / "tdabench.def").read_text()
-    sections = {part.split("\n", 1)[0]: part.split("\n", 1)[1] for part in recipe.split("\n%")[1:]}
-    *copied, target = sections["files"].split()
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    version = tuple(map(int, recipe.split("From: python:")[1].split("-")[0].split(".")))
-    tested = sys.version_info[:2]
-
-    assert all((REPOSITORY / name).exists() for name in copied)
-    assert {project["readme"], *project["license-files"], "pyproject.toml", "tdabench"} <= set(copied)
-    assert f"-c {target}constraints.txt {target.rstrip('/')}" in sections["post"]
-    assert version >= tuple(map(int, project["requires-python"].removeprefix(">=").split(".")))
-    assert version == tested or tested != (3, 11), "constraints.txt was tested with another Python"
-    assert sections["test"].split() == [next(iter(project["scripts"])), "methods"]
