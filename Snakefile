@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
-EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.is_file())
 
 
 def settings_of(stage):
@@ -146,11 +147,11 @@ def names_of(bank):
     def answers(name):
         try:
             return load_experiment(f"experiments/{name}.yaml").bank is not None
-        except ValueError:
+        except (ValueError, OSError):
             return True
 
     # Snakemake takes an empty pattern for none at all; this one matches nothing.
-    return "|".join(name for name in EXPERIMENTS if answers(name) == bank) or "(?!)"
+    return "|".join(re.escape(name) for name in EXPERIMENTS if answers(name) == bank) or "(?!)"
 
 
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.

@@ -9,6 +9,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from tdabench.reading import read_yaml
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Component:
@@ -141,8 +143,6 @@ def parse_settings(assignments: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: If one has no equals sign, or its value is not valid YAML.
     """
-    from tdabench.config import read_yaml
-
     settings = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

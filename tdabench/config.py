@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tdabench.components import Component, build, require_mapping
+from tdabench.reading import read_yaml
 from tdabench.settings import (
     BankSettings,
     DataSettings,
@@ -21,7 +20,10 @@ from tdabench.settings import (
 from tdabench.slices import slice_settings
 from tdabench.sweeps import SweepSettings, check_sweep
 
+# Names are parts of paths, and of the workflow's shell commands.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+LONGEST_NAME = 100  # file systems allow 255 bytes, with what is added
+MOST_JOBS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Experiment:
         for what, name in [("experiment", self.name), *(("method", key) for key in self.methods)]:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"A name of a {what} has only a-z, 0-9 and _, got {name!r}.")
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"A name of a {what} has at most {LONGEST_NAME} characters, got {name!r}.")
         if not self.methods:
             raise ValueError("methods must name at least one method.")
         if self.bank is None and self.removal is None and not self.data.mislabelled:
@@ -73,6 +77,18 @@ class Experiment:
             self._check_variance(self.variance)
         if self.sweep is not None:
             check_sweep(self.sweep, self)
+        if self.num_jobs > MOST_JOBS:
+            raise ValueError(
+                f"The experiment has about {self.num_jobs:,} jobs, more than could be planned ({MOST_JOBS:,}): lower "
+                "repeats, checkpoints, bank.shards, or a method's chains."
+            )
+
+    @property
+    def num_jobs(self) -> int:
+        """About how many jobs there are: every checkpoint, shard of the bank, chain and score of each set."""
+        shards = self.bank.shards if self.bank else 0
+        methods = sum(1 + self.num_chains(method) for method in self.methods)
+        return self.repeats * len(self.data.train_sizes) * (self.checkpoints + shards + methods)
 
     def _check_removal(self, removal: RemovalSettings) -> None:
         smallest, most = min(self.data.train_sizes), max(removal.counts)
@@ -160,18 +176,6 @@ def load_experiment(path: Path | str) -> Experiment:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_yaml(text: str) -> Any:
-    """Read YAML safely, with 1e-4 as a number and no key twice.
-
-    Raises:
-        ValueError: If it is not valid.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
 def _parse_experiment(content: Any, name: str) -> Experiment:
     content = dict(require_mapping(content, "The experiment"))
     if "name" in content:
@@ -212,21 +216,3 @@ def _parse_component(content: Any, key: str, where: str) -> Component:
             f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
         ) from error
     return Component(path=settings.pop(key), settings=settings)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML 1.1 that also reads 1e-4 as a number (PyYAML's own takes it for text) and refuses a repeated key."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Compose a mapping whose keys are all different, before merge keys (<<) add theirs."""
-        node = super().compose_mapping_node(anchor)
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key[1]!r} stands twice{node.start_mark}")
-        return node
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

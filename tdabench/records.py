@@ -127,7 +127,8 @@ def create_mapped_tensor(path: Path | str, shape: tuple[int, ...]) -> Any:
 
     path, count = Path(path), math.prod(shape)
     try:
-        with open(path, "wb") as file:
+        path.unlink(missing_ok=True)
+        with open(path, "xb") as file:
             os.posix_fallocate(file.fileno(), 0, max(4 * count, 1))  # else a full disk kills the process in mid-write
         return torch.from_file(str(path), shared=True, size=count, dtype=torch.float32).view(shape)
     except OSError as error:
@@ -216,11 +217,30 @@ def _open(path: Path | str, framework: str = "pt") -> Any:
         raise DamagedResult(path, error) from error
 
 
+def check_place(path: Path | str) -> None:
+    """Refuse a path ``results/...``, as the workflow has them all, that a link below ``results`` leads elsewhere.
+
+    Results may come from somebody else, links included. ``results`` itself may be a link, to a disk with room; and a
+    path that begins in another way was named by hand, and may lead anywhere.
+
+    Raises:
+        ValueError: If it lies outside.
+    """
+    place, root = Path(path).parent.resolve(), Path("results").resolve()
+    if Path(path).parts[:1] == ("results",) and not place.is_relative_to(root):
+        raise ValueError(
+            f"{path} leads out of results/, to {place}, and nothing is written there: remove the link, or make results "
+            "itself one."
+        )
+
+
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
     try:
-        partial.touch()
+        partial.unlink(missing_ok=True)  # a link that somebody put there is not followed
+        partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         write(partial)
         partial.chmod(mode)  # safetensors makes files that only their owner may read

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 # Points name files, and the workflow's shell commands name points.
 _VALUE = re.compile(r"[A-Za-z0-9_.+-]+")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MOST_POINTS = 10_000
+LONGEST_NAME = 200  # bytes; file systems allow 255, with what is added
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,13 +36,18 @@ class SweepSettings:
         if not self.grid:
             raise ValueError("sweep.grid must name at least one setting with its values.")
         for key, values in self.grid.items():
-            if not isinstance(key, str) or not key.isidentifier():
+            if not isinstance(key, str) or not _KEY.fullmatch(key):
                 raise ValueError(f"sweep.grid needs names of settings, got {key!r}.")
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"sweep.grid.{key} must be a list of different values, got {values!r}.")
             names = [_name_value(key, value) for value in values]
             if len(set(names)) < len(names):
                 raise ValueError(f"sweep.grid.{key} must be a list of different values, got {list(values)}.")
+        count = math.prod(len(values) for values in self.grid.values())
+        if count > MOST_POINTS:
+            raise ValueError(f"sweep.grid has {count:,} points, each a job; {MOST_POINTS:,} are the most.")
+        if len(longest := max(self.points, key=len)) > LONGEST_NAME:
+            raise ValueError(f"A point names a file of at most {LONGEST_NAME} characters, got {longest!r}.")
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:

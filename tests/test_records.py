@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
@@ -57,6 +61,41 @@ def test_a_transposed_tensor_that_needs_a_gradient_comes_back_equal(tmp_path):
     save_tensors(tmp_path / "scores.safetensors", {"scores": tensor}, {})
 
     assert load_tensors(tmp_path / "scores.safetensors")["scores"].tolist() == tensor.tolist()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+DTYPES = st.sampled_from(["?", "u1", "i4", "i8", "f4", "f8"])
+
+
+@given(
+    record=st.dictionaries(st.text(max_size=5), JSON, max_size=4),
+    values=arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)),
+)
+@effort(max_examples=50)
+def test_any_record_and_any_tensor_come_back_and_what_is_not_finite_in_a_record_is_null(
+    tmp_path_factory, record, values
+):
+    folder = tmp_path_factory.getbasetemp()
+
+    save_tensors(folder / "any.safetensors", {"values": torch.from_numpy(values)}, record)
+    save_json(folder / "any.json", {"content": record}, record)
+
+    loaded = load_tensors(folder / "any.safetensors")["values"].numpy()
+    assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (values.dtype, values.shape, values.tobytes())
+    assert load_record(folder / "any.safetensors") == _with_null(record)
+    assert load_json(folder / "any.json") == {"content": _with_null(record), "record": _with_null(record)}
+
+
+def _with_null(value):
+    if isinstance(value, dict):
+        return {key: _with_null(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_null(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def test_a_file_without_tensors_still_has_its_record(tmp_path):

@@ -7,11 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tdabench.records import save_figure, save_text
+from tdabench.report.tables import write_csv
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame, *, digits: int = 6) -> None:
     """Write ``tables/NAME.csv`` of an experiment's folder."""
-    save_text(folder / "tables" / f"{name}.csv", table.to_csv(index=False, float_format=f"%.{digits}f"))
+    write_csv(folder / "tables" / f"{name}.csv", table, digits=f"%.{digits}f")
 
 
 def write_markdown(folder: Path, name: str, table: pd.DataFrame) -> str:

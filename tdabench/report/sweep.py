@@ -13,6 +13,7 @@ from tdabench.records import save_json, save_text
 from tdabench.report.files import write_figures
 from tdabench.report.repeats import add_rows_over_repeats
 from tdabench.report.sweep_figures import plot_sweep_lds, plot_sweep_traces
+from tdabench.report.tables import write_csv
 
 # The settings of the grid stand after ``point``.
 SWEEP_COLUMNS = (
@@ -51,10 +52,10 @@ def write_sweep(
     figures = {"sweep_lds": plot_sweep_lds(table, keys), "sweep_traces": plot_sweep_traces(table, drawn, keys)}
     write_figures(folder, figures)
     # Beside its figure, and not among the tables: the page shows each of those.
-    save_text(folder / "figures" / "sweep_traces.csv", drawn.to_csv(index=False, float_format="%.6g"))
+    write_csv(folder / "figures" / "sweep_traces.csv", drawn, digits="%.6g")
     save_text(folder / "tables" / "sweep_choice.txt", text)
     save_json(folder / "tables" / "sweep_choice.json", {"choices": chosen}, record)
-    save_text(folder / "tables" / "sweep.csv", table.to_csv(index=False, float_format="%.7g"))
+    write_csv(folder / "tables" / "sweep.csv", table, digits="%.7g")
     return f"\n{experiment.name}\n\n{text}\nTable: {folder}/tables/sweep.csv   Figures: {folder}/figures/sweep_*.png\n"
 
 

@@ -1,9 +1,16 @@
 """Tidy tables of an experiment's results. Columns are stable: other scripts read them."""
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from tdabench.records import save_text
+
+# What a spreadsheet would run; a number with a sign is none.
+FORMULA = re.compile(r"(?![+-][\d.]+([eE][+-]?\d+)?\Z)[=+@\t\r-]")
 
 LDS_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "lds", "low", "high", "standard_error", "queries", "nan_queries",
@@ -13,6 +20,24 @@ COST_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "phase", "seconds", "cpu_seconds", "peak_host_bytes",
     "peak_device_bytes", "disk_bytes", "device", "status", "passes",
 )  # fmt: skip
+
+
+def write_csv(path: Path, table: pd.DataFrame, *, digits: str) -> None:
+    """Write a table; a text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Args:
+        digits: Format of the numbers, such as ``%.6f``.
+    """
+    inert = {
+        name: [f"'{value}" if _is_formula(value) else value for value in column]
+        for name, column in table.items()
+        if column.map(_is_formula).any()
+    }
+    save_text(path, table.assign(**inert).to_csv(index=False, float_format=digits))
+
+
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, str) and FORMULA.match(value) is not None
 
 
 def make_lds_table(rows: Iterable[Mapping[str, Any]], over_repeats: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import torch
 from tdabench.components import Component, instantiate
 from tdabench.data.base import Examples
 from tdabench.progress import progress
-from tdabench.records import load_json, load_record, load_tensors, save_tensors
+from tdabench.records import check_place, load_json, load_record, load_tensors, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 
@@ -217,6 +217,7 @@ def query_of(bench: Bench) -> Examples:
 def _make_workspace(arguments: argparse.Namespace, name: str) -> Path:
     """Make an empty folder for a method's scratch."""
     folder = arguments.output.parent.parent / "workspace" / name
+    check_place(folder / "scores")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder.resolve()

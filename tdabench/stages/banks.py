@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tdabench.records import hash_file, make_record, save_text
+from tdabench.records import hash_file, make_record
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +74,22 @@ def _read_sources(arguments: argparse.Namespace) -> Any:
         if len(arguments.sources) > 1:
             raise ValueError(f"One bank at a time, got {len(arguments.sources)}: {_join(arguments.sources)}.")
         return load_bank(arguments.sources[0])
-    tensors, details, files = read_foreign(
-        arguments.format,
-        arguments.sources,
-        masks=arguments.masks,
-        losses=arguments.losses,
-        num_train=arguments.num_train,
-        averaged=arguments.averaged,
-    )
-    # Names without folders: a bank travels, and where it was made concerns nobody.
-    record = {**make_record({}, **details), "inputs": {path.name: hash_file(path) for path in files}}
-    return make_bank(tensors, record, tuning_queries=arguments.tuning_queries)
+    try:
+        tensors, details, files = read_foreign(
+            arguments.format,
+            arguments.sources,
+            masks=arguments.masks,
+            losses=arguments.losses,
+            num_train=arguments.num_train,
+            averaged=arguments.averaged,
+        )
+        # Names without folders: a bank travels, and where it was made concerns nobody.
+        record = {**make_record({}, **details), "inputs": {path.name: hash_file(path) for path in files}}
+        return make_bank(tensors, record, tuning_queries=arguments.tuning_queries)
+    except ValueError as error:
+        if any(str(source) in str(error) for source in arguments.sources):
+            raise
+        raise ValueError(f"{_join(arguments.sources)}: {error}") from error
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -97,6 +102,7 @@ def _score(arguments: argparse.Namespace) -> None:
     from tdabench.banks.file import load_bank
     from tdabench.banks.score import format_scores, read_scores, score_bank
     from tdabench.evaluation.evaluate import evaluate_scores
+    from tdabench.report.tables import write_csv
     from tdabench.settings import EvaluationSettings
 
     known = load_bank(arguments.bank)
@@ -104,7 +110,7 @@ def _score(arguments: argparse.Namespace) -> None:
     settings = EvaluationSettings(resamples=arguments.resamples, confidence=arguments.confidence)
     table = score_bank(known, scores, settings, evaluate_scores, seed=arguments.seed)
     if arguments.output is not None:
-        save_text(arguments.output, table.to_csv(index=False, float_format="%.6f"))
+        write_csv(arguments.output, table, digits="%.6f")
     sys.stdout.write(format_scores(table) + "\n")
 
 

@@ -24,6 +24,54 @@ def test_lds_equals_scipy_for_every_query_with_ties():
     np.testing.assert_allclose(lds, expected, rtol=0, atol=1e-12)
 
 
+# Few different whole numbers, so that sums are exact and there are ties.
+CASES = st.tuples(st.integers(3, 8), st.integers(1, 3), st.integers(1, 6)).flatmap(
+    lambda sizes: st.tuples(
+        arrays.arrays(np.int64, (sizes[1], sizes[2]), elements=st.integers(-3, 3)),
+        arrays.arrays(bool, (sizes[0], sizes[2])),
+        arrays.arrays(np.int64, (sizes[0], sizes[1]), elements=st.integers(-3, 3)),
+    )
+)
+
+
+@settings(max_examples=50)
+@given(case=CASES, data=st.data())
+def test_lds_is_scipys_and_knows_no_order_of_examples_subsets_or_queries(case, data):
+    scores, masks, losses = case
+    query, train, subset = (data.draw(st.permutations(range(size))) for size in (*scores.shape, len(masks)))
+
+    lds = _lds(scores, masks, losses)
+
+    summed = masks.astype(int) @ scores.T
+    pairs = [(summed[:, index], -losses[:, index]) for index in range(len(scores))]
+    constant = [min(len(set(side.tolist())) for side in pair) == 1 for pair in pairs]
+    expected = [np.nan if one else stats.spearmanr(*pair).statistic for one, pair in zip(constant, pairs, strict=True)]
+    np.testing.assert_allclose(lds, expected, rtol=0, atol=1e-12)
+    turned = _lds(scores[query][:, train], masks[subset][:, train], losses[subset][:, query])
+    np.testing.assert_allclose(turned, lds[query], rtol=0, atol=1e-12)
+
+
+@settings(max_examples=50)
+@given(case=CASES, shift=st.integers(-5, 5), stretch=st.integers(1, 9))
+def test_lds_knows_ranks_alone_and_changes_its_sign_with_the_scores(case, shift, stretch):
+    scores, masks, losses = case
+
+    lds = _lds(scores, masks, losses)
+
+    np.testing.assert_allclose(_lds(-scores, masks, losses), -lds, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_lds(scores, masks, -losses), -lds, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_lds(scores, masks, np.exp(losses)), lds, rtol=0, atol=1e-12)
+    # Of the sums too: one example that every subset has shifts them, and a factor stretches them.
+    everywhere = np.concatenate([masks, np.ones((len(masks), 1), dtype=bool)], axis=1)
+    moved = np.concatenate([scores * stretch, np.full((len(scores), 1), shift)], axis=1)
+    np.testing.assert_allclose(_lds(moved, everywhere, losses), lds, rtol=0, atol=1e-12)
+
+
+def _lds(scores: np.ndarray, masks: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    numbers = [torch.from_numpy(np.ascontiguousarray(values)) for values in (scores, masks, losses)]
+    return linear_datamodeling_score(numbers[0].double(), numbers[1], numbers[2].double()).numpy()
+
+
 @settings(max_examples=50)
 @given(
     pair=st.integers(3, 9).flatmap(lambda size: arrays.arrays(np.int64, (2, size), elements=st.integers(-2, 2))),

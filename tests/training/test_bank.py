@@ -1,8 +1,11 @@
 import dataclasses
+import math
 import re
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tdabench.seeds import make_generator
@@ -23,6 +26,32 @@ def test_subset_of_fixed_size_has_the_asked_size(num_train, fraction, size):
 
     # round() takes halves to the even neighbour: 17.5 is 18.
     assert [int(mask.sum()) for mask in masks] == [size] * 3
+
+
+@given(num_train=st.integers(2, 300), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**40))
+@settings(max_examples=50)
+def test_a_subset_of_any_fixed_size_has_it_and_is_its_streams_alone(num_train, fraction, seed):
+    bank = BankSettings(subsets=3, fraction=fraction)
+    assume(0 < round(num_train * fraction) < num_train)
+
+    first, again, more = (
+        draw_mask(num_train, bank, generator=make_generator(seed, "mask", subset)) for subset in (0, 0, 1)
+    )
+
+    assert int(first.sum()) == int(more.sum()) == round(num_train * fraction)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, more) or math.comb(num_train, int(first.sum())) < 10**12
+
+
+@given(subsets=st.integers(3, 500), share=st.floats(0, 1))
+@settings(max_examples=50)
+def test_any_number_of_shards_holds_every_subset_once_in_order_and_equally_many(subsets, share):
+    bank = BankSettings(subsets=subsets, fraction=0.5, shards=1 + int(share * (subsets - 1)))
+
+    shards = [shard_subsets(bank, shard) for shard in range(bank.shards)]
+
+    assert [subset for shard in shards for subset in shard] == list(range(subsets))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_every_example_is_in_a_subset_of_fixed_size_equally_often():
