@@ -16,9 +16,13 @@ EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
 def settings_of(stage):
     """Make a params function: a change of what it gives reruns the rule's jobs."""
 
+    @functools.cache  # a plug-in's file is hashed once a plan, not once a job
+    def settings_for(name, method, point):
+        return load_experiment(f"experiments/{name}.yaml").stage_settings(stage, method, point)
+
     def settings(wildcards):
-        experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-        return experiment.stage_settings(stage, getattr(wildcards, "method", None), getattr(wildcards, "point", None))
+        method, point = (wildcards.get(key) for key in ("method", "point"))
+        return settings_for(wildcards.experiment, method, point)
 
     return settings
 
