@@ -21,12 +21,18 @@ EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml") if
 def settings_of(stage):
     """Make a params function: a change of what it gives reruns the rule's jobs."""
 
-    def settings(wildcards):
-        experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
-        if stage == "retrain" and experiment.bank:
-            shards = count_shards(experiment, int(wildcards.train_size))
+    @functools.cache  # a plug-in's file is hashed once a plan, not once a job
+    def settings_for(name, method, point, shards):
+        experiment = load_experiment(f"experiments/{name}.yaml")
+        if shards:
             experiment = replace(experiment, bank=replace(experiment.bank, shards=shards))
-        return experiment.stage_settings(stage, getattr(wildcards, "method", None), getattr(wildcards, "point", None))
+        return experiment.stage_settings(stage, method, point)
+
+    def settings(wildcards):
+        method, point = (wildcards.get(key) for key in ("method", "point"))
+        experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
+        shards = count_shards(experiment, int(wildcards.train_size)) if stage == "retrain" else None
+        return settings_for(wildcards.experiment, method, point, shards)
 
     return settings
 

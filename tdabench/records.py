@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tdabench.machine import find_commit, find_processor, find_versions, name_device
+from tdabench.rows import Rows
 from tdabench.seals import BLANK, DamagedResult, check_seal, seal_tensors, seal_text
 
 
@@ -93,6 +95,27 @@ def load_rows(path: Path | str, name: str, rows: Sequence[int]) -> Any:
             return None
         tensor = file.get_slice(name)
         return torch.cat([tensor[row : row + 1] for row in rows])
+
+
+def open_matrices(path: Path | str) -> dict[str, Rows]:
+    """Give the matrices of a result file, which stay on disk: their rows are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    with _open(path) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {
+        name: Rows(read=functools.partial(_read_rows, path, name), shape=tuple(shape))
+        for name, shape in shapes.items()
+        if len(shape) == 2
+    }
+
+
+def _read_rows(path: Path | str, name: str, start: int, stop: int) -> Any:
+    with _open(path) as file:  # each time anew: what is mapped of the file counts as memory until it is closed
+        return file.get_slice(name)[start:stop]
 
 
 def load_record(path: Path | str) -> dict[str, Any]:

@@ -165,16 +165,23 @@ class EvaluationSettings:
             labels (detection).
         confidence: Of the intervals, in (0, 1).
         top: Most helpful and most harmful examples of a query that two methods are compared on.
+        memory_gib: Most resident memory in GiB of a job that reads all scores of a bank (evaluate, compare, agree,
+            grow); ``null`` for no limit. It decides how many queries are in memory at once, not the result.
     """
 
     resamples: int = 1000
     confidence: float = 0.95
     top: int = 10
+    memory_gib: float | None = None
 
     def __post_init__(self) -> None:
         require_at_least("evaluation", self, resamples=100, top=1)
         if not 0 < self.confidence < 1:
             raise ValueError(f"evaluation.confidence must lie in (0, 1), got {self.confidence}.")
+        if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
+            raise ValueError(
+                f"evaluation.memory_gib must be positive and finite, or null for no limit, got {self.memory_gib}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ def _removal_slices(experiment: "Experiment", training: dict[str, Any]) -> dict[
 def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     evaluation = dataclasses.asdict(experiment.evaluation)
     top = evaluation.pop("top")
+    evaluation.pop("memory_gib")  # how many queries at once, not what comes out
     judged = {"seed": experiment.seed, "evaluation": evaluation}
     cells = {"sizes": list(experiment.data.train_sizes), "repeats": experiment.repeats}
     methods = list(experiment.methods)

@@ -23,8 +23,8 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 ROOM_SOURCES = [source for source in SOURCES if source.split("/")[0] in ROOMS]
 
 # What a room may import besides its own modules; records only where files are made (traces, tables).
-SHARED = {"config", "settings", "seeds", "cost", "progress", "planning"}
-ALSO = {"attributors": {"records"}, "report": {"records"}}
+SHARED = {"config", "settings", "seeds", "cost", "progress", "planning", "rows"}
+ALSO = {"attributors": {"records", "devices"}, "report": {"records"}}
 
 # Who may write: results and their folders; scratch of the public check; the peak of memory is reset through /proc.
 WRITERS = {"records.py", "seals.py", "stages/attribution.py", "testing.py", "cost.py", "devices.py"}

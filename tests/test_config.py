@@ -264,7 +264,7 @@ def test_every_class_of_a_built_in_experiment_can_be_instantiated(path):
         (("data", "train_size"), "source, train_sizes, queries, tuning_queries, warmup, reference"),
         (("training", "lr"), "optimizer, epochs, batch_size, learning_rate"),
         (("bank", "alpha"), "subsets, fraction, sampling, retrains, shards"),
-        (("evaluation", "bootstrap"), "resamples, confidence, top"),
+        (("evaluation", "bootstrap"), "resamples, confidence, top, memory_gib"),
     ],
 )
 def test_an_unknown_key_names_itself_and_the_known_ones(tmp_path, place, known):
@@ -390,6 +390,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
             ("evaluation", "top", 100),
             r"evaluation\.top must be below the smallest of data\.train_sizes \(100\), got 100",
         ),
+        (("evaluation", "memory_gib", 0), r"evaluation\.memory_gib must be positive and finite, or null .*, got 0"),
+        (("evaluation", "memory_gib", math.inf), r"evaluation\.memory_gib must be positive and finite.*, got inf"),
         (("evaluation", "confidence", 1), r"evaluation\.confidence must lie in \(0, 1\), got 1"),
         (("evaluation", "confidence", 0), r"evaluation\.confidence must lie in \(0, 1\), got 0"),
         (("methods", {}), "methods must name at least one method"),
@@ -568,6 +570,7 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("methods", "gradsim", "damping", 0.1), {"sample", "attribute", "vary", "properties"}),
         (("evaluation", "confidence", 0.8), {"evaluate", "grow", "compare", "agree"}),
         (("evaluation", "top", 5), {"agree"}),
+        (("evaluation", "memory_gib", 4), set()),
         (("variance", "runs", 2), {"vary"}),
         (("variance", "checkpoints", 1), {"vary"}),
         (("variance", "methods", None), {"compare"}),
@@ -595,6 +598,8 @@ def test_every_setting_of_an_experiment_is_in_some_stage(tmp_path):
 
     for section in (DataSettings, Recipe, BankSettings, EvaluationSettings, VarianceSettings):
         for field in dataclasses.fields(section):
+            if field.name == "memory_gib":  # how a result is computed, not what it is
+                continue
             name = {"train_sizes": "sizes"}.get(field.name, field.name)
             assert f'"{name}"' in text, f"a change of {section.__name__}.{field.name} would rerun nothing"
 

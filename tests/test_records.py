@@ -30,6 +30,7 @@ from tdabench.records import (
     load_table,
     load_tensors,
     make_record,
+    open_matrices,
     save_figure,
     save_json,
     save_tensors,
@@ -136,7 +137,7 @@ def test_paths_dataclasses_and_devices_of_a_record_become_text_and_mappings(tmp_
     save_json(tmp_path / "a.json", {}, record)
 
     assert load_record(tmp_path / "a.json") == {
-        "evaluation": {"resamples": 1000, "confidence": 0.95, "top": 10},
+        "evaluation": {"resamples": 1000, "confidence": 0.95, "top": 10, "memory_gib": None},
         "folder": "a/b",
         "device": "cpu",
         "3": [1, None],
@@ -449,3 +450,17 @@ def test_rows_of_a_tensor_are_read_in_the_order_asked_for(tmp_path):
 def test_rows_of_an_absent_file_are_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no result file .*absent"):
         load_rows(tmp_path / "absent.safetensors", "scores", [0])
+
+
+def test_matrices_of_a_file_stay_there_until_their_rows_are_asked_for(tmp_path):
+    path = tmp_path / "scores.safetensors"
+    scores = torch.arange(12.0).reshape(4, 3)
+    save_tensors(path, {"scores": scores, "self_influence": scores[:3].diagonal()}, {})
+
+    matrices = open_matrices(path)
+
+    assert {name: rows.shape for name, rows in matrices.items()} == {"scores": (4, 3)}
+    assert [part.tolist() for part in matrices["scores"].split(3)] == [scores[:3].tolist(), scores[3:].tolist()]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no result file .*scores"):
+        list(matrices["scores"].split(3))

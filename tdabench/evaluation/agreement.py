@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.evaluation.lds import average_ranks
+from tdabench.evaluation.memory import queries_at_once
 from tdabench.progress import progress
+from tdabench.rows import Rows
 
-# Scores in memory at once, over all methods, in float64.
-BLOCK_SCORES = 2**22
+# Scores in memory at once, over all methods; what each takes while it is ranked, in bytes (measured: 186).
+BLOCK_SCORES, RANKED_BYTES = 2**22, 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,14 @@ class Agreement:
 
 
 def compare_methods(
-    scores: Mapping[str, Float[Tensor, "query train"]],
+    scores: Mapping[str, Float[Tensor, "query train"] | Rows],
     *,
     top: int,
     num_scored: int,
     resamples: int,
     confidence: float,
     generator: torch.Generator,
+    memory_gib: float | None = None,
 ) -> list[dict[str, Any]]:
     r"""Compare every two methods, in the mapping's order, as means over the scored queries with bootstrap intervals.
 
@@ -50,6 +53,7 @@ def compare_methods(
         top: Examples that the overlaps compare, :math:`k`.
         num_scored: The first so many queries are scored; the rest are for tuning.
         confidence: Coverage of the intervals, in (0, 1).
+        memory_gib: Most resident memory of the process in GiB; None for no limit.
 
     Returns:
         For each pair ``first``, ``second``, ``top``, ``queries`` and ``nan_queries`` (of the correlation, left out of
@@ -58,9 +62,15 @@ def compare_methods(
 
     Raises:
         ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, or ``top``
-            is not below the number of training examples.
+            is not below the number of training examples; if the memory is too little.
     """
-    agreement = agree_by_query({name: values[:num_scored] for name, values in scores.items()}, top=top)
+    beside = 24 * resamples * num_scored  # which queries each resample has, and how often in float64
+    agreement = agree_by_query(
+        {name: values.narrow(0, 0, min(num_scored, values.shape[0])) for name, values in scores.items()},
+        top=top,
+        memory_gib=memory_gib,
+        beside=beside,
+    )
     counts = _draw_counts(len(agreement.correlation), resamples, generator)
     means = {
         "rank_correlation": ("rank", _interval(agreement.correlation, counts, confidence)),
@@ -78,28 +88,41 @@ def compare_methods(
     return rows
 
 
-def agree_by_query(scores: Mapping[str, Float[Tensor, "query train"]], *, top: int) -> Agreement:
+def agree_by_query(
+    scores: Mapping[str, Float[Tensor, "query train"] | Rows],
+    *,
+    top: int,
+    memory_gib: float | None = None,
+    beside: int = 0,
+) -> Agreement:
     """Compare every two methods on each query, pairs as ``itertools.combinations`` gives them.
 
+    Args:
+        memory_gib: Most resident memory of the process in GiB; None for no limit.
+        beside: Bytes of it that are needed for something else.
+
     Raises:
-        ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, or ``top``
-            is not below the number of training examples.
+        ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, ``top`` is
+            not below the number of training examples, or the memory is too little.
     """
     _require_comparable(scores, top)
     num_query, num_train = next(iter(scores.values())).shape
+    of_a_query = len(scores) * num_train
+    most = max(1, BLOCK_SCORES // of_a_query)
+    size = queries_at_once(memory_gib, beside=beside, per_query=RANKED_BYTES * of_a_query, most=most)
     first, second = torch.triu_indices(len(scores), len(scores), offset=1)
     parts = []
-    size = max(1, BLOCK_SCORES // (num_train * len(scores)))
-    for start in progress(range(0, num_query, size), "agreement"):
-        block = slice(start, start + size)
-        values = torch.stack([method[block].double() for method in scores.values()], dim=1)  # (query, method, train)
+    blocks = zip(*(values.split(size) for values in scores.values()), strict=True)
+    for block in progress(blocks, "agreement", total=-(-num_query // size)):
+        values = torch.stack([method.double() for method in block], dim=1)  # (query, method, train)
+        _require_finite(dict(zip(scores, block, strict=True)))
         compared = (_correlate(values), _overlap(values, top), _overlap(-values, top))
         parts.append([matrix[:, first, second] for matrix in compared])
     correlation, helpful, harmful = (torch.cat(part) for part in zip(*parts, strict=True))
     return Agreement(correlation=correlation, helpful=helpful, harmful=harmful)
 
 
-def _require_comparable(scores: Mapping[str, Tensor], top: int) -> None:
+def _require_comparable(scores: Mapping[str, Tensor | Rows], top: int) -> None:
     shapes = {name: tuple(values.shape) for name, values in scores.items()}
     if len(scores) < 2:
         raise ValueError(f"Agreement needs the scores of at least 2 methods, got {len(scores)}: {list(scores)}.")
@@ -108,6 +131,9 @@ def _require_comparable(scores: Mapping[str, Tensor], top: int) -> None:
     num_train = next(iter(shapes.values()))[1]
     if not 1 <= top < num_train:
         raise ValueError(f"top must be at least 1 and below the number of training examples ({num_train}), got {top}.")
+
+
+def _require_finite(scores: Mapping[str, Tensor]) -> None:
     wrong = [name for name, values in scores.items() if not values.isfinite().all()]
     if wrong:
         raise ValueError(f"Agreement needs finite scores; not so: {', '.join(wrong)}.")

@@ -11,10 +11,12 @@ from torch import Tensor
 from tdabench.evaluation.bootstrap import ResampledMeans, draw_resamples, resampled_means
 from tdabench.evaluation.intervals import Spread, make_spread
 from tdabench.evaluation.lds import GroundTruth, average_retrains, predicted_and_measured, rank_correlation
+from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.evaluation.pairs import Row, all_pairs, holm, rank_with_groups
 from tdabench.evaluation.permutation import draw_permutations, permutation_null
 from tdabench.evaluation.reliability import measure_reliability, query_independent_oracle, without_diverged
 from tdabench.evaluation.variance import nested_variances, vary_retrains
+from tdabench.rows import Rows
 from tdabench.seeds import make_generator
 from tdabench.settings import EvaluationSettings
 
@@ -33,7 +35,7 @@ class Sides:
 
 
 def compare_scores(
-    scores: Mapping[str, Float[Tensor, "query train"]],
+    scores: Mapping[str, Float[Tensor, "query train"] | Rows],
     masks: Bool[Tensor, "subset train"],
     losses: Float[Tensor, "subset retrain query"],
     settings: EvaluationSettings,
@@ -46,7 +48,7 @@ def compare_scores(
     """Compare methods with a bank, with each other, and the bank with itself, on the scored queries.
 
     Args:
-        scores: By method; those of methods that can't run are left out by the caller.
+        scores: By method, read one after the other; those of methods that can't run are left out by the caller.
         num_scored: The first so many queries are scored; the rest are for tuning and not looked at.
         place: Repeat and train size: they name the streams of the resamples. The bootstrap's is that of ``evaluate``.
         variations: By method, the mean LDS of attributions of other checkpoints (rows) with other draws (columns).
@@ -56,10 +58,15 @@ def compare_scores(
         bootstrap's ``draws``), ``pairs``, ``ranking``, ``reliability``, and counts.
 
     Raises:
-        ValueError: If masks, losses and scores disagree, scores are not finite, every query's losses are constant, or
-            there are fewer than 3 subsets.
+        ValueError: If masks, losses and scores disagree, scores are not finite, every query's losses are constant,
+            there are fewer than 3 subsets, or the memory is too little.
     """
     _check_bank(masks, losses, num_scored)
+    at_once = queries_at_once(
+        settings.memory_gib,
+        beside=bank_bytes(masks, losses, methods=len(scores), resamples=settings.resamples),
+        per_query=SUMMED_BYTES * masks.shape[1],
+    )
     losses = losses[..., :num_scored]
     truth = average_retrains(masks, losses)
     losses = losses[losses.isfinite().all(dim=2).any(dim=1)]
@@ -77,7 +84,7 @@ def compare_scores(
     }
     if not scores:
         return {**result, "methods": {}, "pairs": [], "ranking": []}
-    sides = _make_sides(scores, truth, num_scored)
+    sides = _make_sides(scores, truth, num_scored, at_once)
     columns = [(0, 1 + index) for index in range(len(sides.names))]
     means = resampled_means(torch.cat([sides.measured[None], sides.predicted]), columns, resamples)
     noise = _draw_noise(sides, losses, make_generator(seed, "retrains", *place))
@@ -94,7 +101,7 @@ def compare_scores(
 
 
 def mean_lds_of(
-    scores: Float[Tensor, "query train"],
+    scores: Float[Tensor, "query train"] | Rows,
     masks: Bool[Tensor, "subset train"],
     losses: Float[Tensor, "subset retrain query"],
     *,
@@ -102,7 +109,7 @@ def mean_lds_of(
 ) -> float:
     """Give the mean LDS of one set of scores on the scored queries."""
     truth = average_retrains(masks, losses[..., :num_scored])
-    predicted, measured = predicted_and_measured(scores[:num_scored], truth.masks, truth.losses)
+    predicted, measured = predicted_and_measured(scores.narrow(0, 0, num_scored), truth.masks, truth.losses)
     return rank_correlation(predicted, measured).nanmean().item()
 
 
@@ -146,11 +153,12 @@ def _draw_noise(sides: Sides, losses: Tensor, generator: torch.Generator) -> Flo
     return vary_retrains(sides.predicted, losses, draws=RETRAIN_DRAWS, generator=generator)
 
 
-def _make_sides(scores: Mapping[str, Tensor], truth: GroundTruth, num_scored: int) -> Sides:
+def _make_sides(scores: Mapping[str, Tensor | Rows], truth: GroundTruth, num_scored: int, at_once: int) -> Sides:
     predicted = []
     for name, values in scores.items():
         try:
-            one, measured = predicted_and_measured(values[:num_scored], truth.masks, truth.losses)
+            scored = values.narrow(0, 0, min(num_scored, values.shape[0]))
+            one, measured = predicted_and_measured(scored, truth.masks, truth.losses, at_once=at_once)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         predicted.append(one)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from tdabench.evaluation.intervals import bootstrap_interval
 from tdabench.evaluation.lds import average_retrains, predicted_and_measured, rank_correlation
+from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.rows import Rows
 from tdabench.settings import EvaluationSettings
 
 
 def evaluate_scores(
-    scores: Float[Tensor, "query train"],
+    scores: Float[Tensor, "query train"] | Rows,
     masks: Bool[Tensor, "subset train"],
     losses: Float[Tensor, "subset retrain query"],
     settings: EvaluationSettings,
@@ -34,23 +36,29 @@ def evaluate_scores(
         ``tuning_lds``.
 
     Raises:
-        ValueError: If shapes disagree, or too few retrained models converged.
+        ValueError: If shapes disagree, too few retrained models converged, or the memory is too little.
     """
+    at_once = queries_at_once(
+        settings.memory_gib,
+        beside=bank_bytes(masks, losses, methods=1, resamples=settings.resamples),
+        per_query=SUMMED_BYTES * masks.shape[1],
+    )
     truth = average_retrains(masks, losses)
-    scored, tuning = slice(num_scored), slice(num_scored, None)
-    predicted, measured = predicted_and_measured(scores[scored], truth.masks, truth.losses[:, scored])
+    scored, rest = slice(num_scored), scores.shape[0] - num_scored
+    predicted, measured = predicted_and_measured(
+        scores.narrow(0, 0, num_scored), truth.masks, truth.losses[:, scored], at_once=at_once
+    )
     per_query = rank_correlation(predicted, measured)
     interval = bootstrap_interval(
         predicted, measured, resamples=settings.resamples, confidence=settings.confidence, generator=generator
     )
     agreement = retrain_agreement(losses[..., scored])
     tuning_lds = None
-    if len(scores) > num_scored:
-        tuning_lds = (
-            rank_correlation(*predicted_and_measured(scores[tuning], truth.masks, truth.losses[:, tuning]))
-            .nanmean()
-            .item()
+    if rest > 0:
+        sides = predicted_and_measured(
+            scores.narrow(0, num_scored, rest), truth.masks, truth.losses[:, num_scored:], at_once=at_once
         )
+        tuning_lds = rank_correlation(*sides).nanmean().item()
     return {
         "lds": per_query.tolist(),
         **dataclasses.asdict(interval),

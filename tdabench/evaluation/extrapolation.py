@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.growth import Estimate
+from tdabench.evaluation.growth import Estimate, estimated_rows, estimates_at_once
 from tdabench.evaluation.intervals import Interval, Spread, make_spread
 from tdabench.evaluation.lds import GroundTruth, predicted_and_measured, rank_correlation
+from tdabench.rows import Rows
 from tdabench.settings import EvaluationSettings
 
 # Fewest draws a chain from which the LDS is extrapolated; blocks of draws that the jackknife leaves out in turn.
@@ -100,10 +101,11 @@ def extrapolate(
     draws = query.shape[1]
     if draws < FEWEST:
         return _no_limit(f"{draws} draws a chain are too few to extrapolate: {FEWEST} are needed.")
-    found = _look(query, train, estimate, truth, torch.ones(draws, dtype=torch.bool))
+    at_once = estimates_at_once(query, train, truth, settings)
+    found = _look(query, train, estimate, truth, torch.ones(draws, dtype=torch.bool), at_once)
     if not found.lds.isfinite().any():
         return _no_limit("Every query has constant scores or losses.")
-    left = [_look(query, train, estimate, truth, kept) for kept in _leave_out(draws)]
+    left = [_look(query, train, estimate, truth, kept, at_once) for kept in _leave_out(draws)]
     error, limit_error, reliability_error = (
         jackknife_error([getattr(one, name) for one in left]) for name in ("mean", "limit", "mean_reliability")
     )
@@ -115,7 +117,7 @@ def extrapolate(
     if found.limit > 1:
         note = "The chains agree too little for so high an LDS: their draws are not independent of one another."
         return dataclasses.replace(_no_limit(note), **known)
-    spread = _spread_of_limit(found, estimate(query, train), truth, settings, generator)
+    spread = _spread_of_limit(found, estimated_rows(query, train, estimate), truth, settings, generator, at_once)
     # Errors over draws and over subsets and queries are independent.
     wider = math.hypot(1, limit_error / spread.standard_error) if spread.standard_error > 0 else 1.0
     interval = dataclasses.replace(spread, deviations=spread.deviations * wider).interval(settings.confidence)
@@ -150,14 +152,18 @@ def _look(
     estimate: Estimate,
     truth: GroundTruth,
     kept: Bool[Tensor, " draw"],
+    at_once: int,
 ) -> _Found:
     sizes = truth.masks.sum(dim=1)
-    predicted, measured = predicted_and_measured(estimate(query[:, kept], train[:, kept]), truth.masks, truth.losses)
+    equal_sizes = bool((sizes == sizes[0]).all())
+    scores = estimated_rows(query[:, kept], train[:, kept], estimate)
+    predicted, measured = predicted_and_measured(scores, truth.masks, truth.losses, at_once=at_once)
     parts = [
-        estimate(query[chains][:, draws], train[chains][:, draws]) for chains, draws in _independent_parts(query, kept)
+        estimated_rows(query[chains][:, draws], train[chains][:, draws], estimate).split(at_once)
+        for chains, draws in _independent_parts(query, kept)
     ]
-    reliability = reliability_of(torch.stack(parts), equal_sizes=bool((sizes == sizes[0]).all()))
-    return _Found(lds=rank_correlation(predicted, measured), reliability=reliability)
+    reliability = [reliability_of(torch.stack(block), equal_sizes=equal_sizes) for block in zip(*parts, strict=True)]
+    return _Found(lds=rank_correlation(predicted, measured), reliability=torch.cat(reliability))
 
 
 def _independent_parts(
@@ -180,13 +186,14 @@ def _leave_out(draws: int) -> list[Bool[Tensor, " draw"]]:
 
 def _spread_of_limit(
     found: _Found,
-    scores: Float[Tensor, "query train"],
+    scores: Rows,
     truth: GroundTruth,
     settings: EvaluationSettings,
     generator: torch.Generator,
+    at_once: int,
 ) -> Spread:
     """Make the distribution of the limit over subsets and queries, for these draws."""
-    predicted, measured = predicted_and_measured(scores, truth.masks, truth.losses)
+    predicted, measured = predicted_and_measured(scores, truth.masks, truth.losses, at_once=at_once)
     drawn = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
     weights = found.weights
     means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn, factors=weights)

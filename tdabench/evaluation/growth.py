@@ -10,12 +10,16 @@ from torch import Tensor
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
 from tdabench.evaluation.intervals import Interval, make_spread
 from tdabench.evaluation.lds import GroundTruth, predicted_and_measured, rank_correlation
+from tdabench.evaluation.memory import bank_bytes, queries_at_once
+from tdabench.rows import Rows
 from tdabench.settings import EvaluationSettings
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
 
 # Fewest draws a chain at which the LDS is measured; points of the curve.
 FIRST, POINTS = 4, 10
+# Queries whose scores are made at once, without a limit: every time, the training examples' losses are centred anew.
+ESTIMATED_AT_ONCE = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,33 @@ def choose_draws(draws: int) -> list[int]:
     first = min(FIRST, draws)
     ratio = draws / first
     return sorted({round(first * ratio ** (place / (POINTS - 1))) for place in range(POINTS)})
+
+
+def estimated_rows(
+    query: Float[Tensor, "chain draw query"], train: Float[Tensor, "chain draw train"], estimate: Estimate
+) -> Rows:
+    """Give the scores of losses over draws, made when they are asked for."""
+    shape = query.shape[2], train.shape[2]
+    return Rows(read=lambda start, stop: estimate(query[..., start:stop], train), shape=shape)
+
+
+def estimates_at_once(
+    query: Float[Tensor, "chain draw query"],
+    train: Float[Tensor, "chain draw train"],
+    truth: GroundTruth,
+    settings: EvaluationSettings,
+) -> int:
+    """Give for how many queries scores of all chains, and of each, may be made at once.
+
+    Raises:
+        ValueError: If the memory is too little for one.
+    """
+    # Losses as read and those of the draws that are kept; in float64, centred, scaled, and once more on the way there.
+    traces = (4 + 4 + 4 * 8) * (query.numel() + train.numel())
+    bank = bank_bytes(truth.masks, truth.losses[:, None], methods=POINTS, resamples=settings.resamples)
+    # In float64: scores, once more for the sums, and four times those of each chain or half.
+    per_query = 8 * (2 + 4 * max(2, len(train))) * train.shape[2]
+    return queries_at_once(settings.memory_gib, beside=traces + bank, per_query=per_query, most=ESTIMATED_AT_ONCE)
 
 
 def measure_growth(
@@ -55,8 +86,9 @@ def measure_growth(
         truth: A bank, with the losses of these queries.
         generator: The stream of the bootstrap.
     """
-    grid = choose_draws(query.shape[1])
-    both = [predicted_and_measured(estimate(query[:, :end], train[:, :end]), truth.masks, truth.losses) for end in grid]
+    grid, at_once = choose_draws(query.shape[1]), estimates_at_once(query, train, truth, settings)
+    scores = (estimated_rows(query[:, :end], train[:, :end], estimate) for end in grid)
+    both = [predicted_and_measured(one, truth.masks, truth.losses, at_once=at_once) for one in scores]
     measured = both[0][1]
     drawn = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
     sides = torch.stack([measured, *(predicted for predicted, _ in both)])

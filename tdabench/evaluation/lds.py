@@ -6,6 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tdabench.rows import Rows
+
+# Queries whose scores are in memory at once, in float64: more of them are not faster.
+QUERIES_AT_ONCE = 128
+
 
 def linear_datamodeling_score(
     scores: Float[Tensor, "query train"],
@@ -32,16 +37,22 @@ def linear_datamodeling_score(
 
 
 def predicted_and_measured(
-    scores: Float[Tensor, "query train"],
+    scores: Float[Tensor, "query train"] | Rows,
     masks: Bool[Tensor, "subset train"],
     losses: Float[Tensor, "subset query"],
+    *,
+    at_once: int = QUERIES_AT_ONCE,
 ) -> tuple[Float[Tensor, "subset query"], Float[Tensor, "subset query"]]:
     """Sum the scores over each subset, and turn the losses round: in both, higher is better.
+
+    Args:
+        at_once: Queries whose scores are in memory at a time. Another number may change the last bit of a sum, since
+            a matrix product of another shape may add in another order.
 
     Raises:
         ValueError: If shapes disagree, there are fewer than 3 subsets, or a score or loss is not finite.
     """
-    expected = (len(masks), len(scores))
+    expected = (len(masks), scores.shape[0])
     if losses.shape != expected or masks.shape[1] != scores.shape[1]:
         raise ValueError(
             "Scores (query, train), masks (subset, train) and losses (subset, query) disagree: "
@@ -51,7 +62,7 @@ def predicted_and_measured(
         raise ValueError(f"The LDS needs at least 3 subsets, got {len(masks)}.")
     if not losses.isfinite().all():
         raise ValueError("The LDS needs finite losses; a retrained model diverged.")
-    predicted = _sum_over_subsets(scores, masks)
+    predicted = _sum_over_subsets(scores, masks, at_once)
     if not predicted.isfinite().all():
         raise ValueError("The LDS needs finite scores.")
     # Equal scores give equal sums up to rounding: such a query must count as constant.
@@ -61,12 +72,12 @@ def predicted_and_measured(
 
 
 def _sum_over_subsets(
-    scores: Float[Tensor, "query train"], masks: Bool[Tensor, "subset train"], block: int = 128
+    scores: Float[Tensor, "query train"] | Rows, masks: Bool[Tensor, "subset train"], at_once: int
 ) -> Float[Tensor, "subset query"]:
-    # In blocks of queries, through one buffer: the scores in float64 never stand in memory as a whole.
+    # Through one buffer: the scores in float64 never stand in memory as a whole.
     kept = masks.double().T
-    buffer = torch.empty(min(block, len(scores)), scores.shape[1], dtype=torch.float64)
-    return torch.cat([buffer[: len(part)].copy_(part) @ kept for part in scores.split(block)]).T
+    buffer = torch.empty(min(at_once, scores.shape[0]), scores.shape[1], dtype=torch.float64)
+    return torch.cat([buffer[: len(part)].copy_(part) @ kept for part in scores.split(at_once)]).T
 
 
 def rank_correlation(

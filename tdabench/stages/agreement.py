@@ -7,7 +7,7 @@ import torch
 
 from tdabench.components import instantiate
 from tdabench.config import load_experiment
-from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
 from tdabench.seeds import make_generator
 
 
@@ -19,7 +19,7 @@ def agree(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.experiment)
     statuses = {path.stem: load_record(path)["status"] for path in arguments.scores}
     left_out = {method: status for method, status in statuses.items() if status.startswith("unsupported")}
-    scores = {path.stem: load_tensors(path)["scores"] for path in arguments.scores if path.stem not in left_out}
+    scores = {path.stem: open_matrices(path)["scores"] for path in arguments.scores if path.stem not in left_out}
     stream = ("agreement", arguments.repeat, arguments.train_size)
     settings = experiment.evaluation
     record = make_record(
@@ -36,6 +36,7 @@ def agree(arguments: argparse.Namespace) -> None:
             num_scored=len(load_tensors(arguments.split)["query"]),
             resamples=settings.resamples,
             confidence=settings.confidence,
+            memory_gib=settings.memory_gib,
             generator=make_generator(experiment.seed, *stream),
         )
     save_json(arguments.output, {"pairs": pairs, "methods": list(scores), "left_out": left_out}, record)

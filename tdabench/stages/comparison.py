@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from tdabench.config import Experiment, load_experiment
-from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
+from tdabench.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def compare(arguments: argparse.Namespace) -> None:
     _check_names(experiment, files)
     statuses = {name: load_record(files[name])["status"] for name in experiment.methods}
     scores = {
-        name: load_tensors(files[name])["scores"]
+        name: open_matrices(files[name])["scores"]
         for name, status in statuses.items()
         if not status.startswith("unsupported")
     }
@@ -60,7 +61,7 @@ def _check_names(experiment: Experiment, files: dict[str, Path]) -> None:
 def _variations(
     experiment: Experiment,
     paths: Sequence[Path],
-    scores: dict[str, torch.Tensor],
+    scores: dict[str, Rows],
     masks: torch.Tensor,
     losses: torch.Tensor,
     num_scored: int,
@@ -72,11 +73,11 @@ def _variations(
     for path in paths:
         if path.stem not in scores or load_record(path)["status"] != "ok":
             continue
-        tensors = {"scores-0-0": scores[path.stem], **load_tensors(path)}
+        matrices = {"scores-0-0": scores[path.stem], **open_matrices(path)}
         grid = experiment.variance
         found[path.stem] = [
             [
-                mean_lds_of(tensors[f"scores-{checkpoint}-{run}"], masks, losses, num_scored=num_scored)
+                mean_lds_of(matrices[f"scores-{checkpoint}-{run}"], masks, losses, num_scored=num_scored)
                 for run in range(grid.runs)
             ]
             for checkpoint in range(grid.checkpoints)

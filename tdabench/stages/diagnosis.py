@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tdabench.records import load_record, load_tensors
+from tdabench.records import load_record, load_tensors, open_matrices
 
 
 def diagnose_traces_of(scores: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -70,7 +70,7 @@ def load_traces(path: Path, scores: Path) -> dict[str, Any]:
             f"{path} must hold train and query, each (chain, draw, example) with the same chains and draws, got "
             f"{shapes or 'neither'}: a file of another kind needs another name."
         )
-    found = load_tensors(scores).get("scores")
+    found = open_matrices(scores).get("scores")
     if found is not None and found.shape[1] != shapes["train"][2]:
         raise ValueError(
             f"{path} has {shapes['train'][2]} training examples and {scores} has {found.shape[1]}: they are of "

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tdabench.config import Experiment
-from tdabench.records import load_record, load_tensors
+from tdabench.records import load_record, load_tensors, open_matrices
+from tdabench.rows import Rows
 from tdabench.seeds import make_generator
 from tdabench.stages.diagnosis import load_traces
 
@@ -19,7 +20,7 @@ Traces = dict[str, Tensor]
 def grow_from(arguments: argparse.Namespace, experiment: Experiment, path: Path) -> tuple[str, dict[str, Any]]:
     """Give the status, and the growth of the LDS with the draws in a file of traces if there is one."""
     from tdabench.evaluation.extrapolation import extrapolate
-    from tdabench.evaluation.growth import measure_growth
+    from tdabench.evaluation.growth import estimates_at_once, measure_growth
 
     torch.set_num_threads(1)
     record, traces = load_record(path), load_traces(path, arguments.scores)
@@ -27,13 +28,15 @@ def grow_from(arguments: argparse.Namespace, experiment: Experiment, path: Path)
     if not record.get("markov", True):
         return "no growth: the draws are laid out as a whole, so that the first of them are no smaller design", {}
     train, query = _converged(traces["train"], traces["query"])
-    estimate = _find_estimate(query, train, load_tensors(arguments.scores)["scores"])
+    truth = _load_truth(arguments, scored)
+    at_once = estimates_at_once(query, train, truth, experiment.evaluation)
+    estimate = _find_estimate(query, train, open_matrices(arguments.scores)["scores"], at_once)
     if estimate is None:
         return "no growth: the scores are neither the covariance nor the correlation of the traces", {}
     generators = (
         make_generator(experiment.seed, "bootstrap", arguments.repeat, arguments.train_size) for _ in range(2)
     )  # as `evaluate` has it: the last point is the table's
-    asked = (query[..., :scored], train, estimate, _load_truth(arguments, scored), experiment.evaluation)
+    asked = (query[..., :scored], train, estimate, truth, experiment.evaluation)
     points = measure_growth(*asked, generator=next(generators))
     limit = extrapolate(*asked, generator=next(generators))
     spent = _Spent(traces, load_record(arguments.scores))
@@ -70,16 +73,18 @@ def _converged(train: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
     return train[kept], query[kept]
 
 
-def _find_estimate(query: Tensor, train: Tensor, scores: Tensor) -> Any:
+def _find_estimate(query: Tensor, train: Tensor, scores: Rows, at_once: int) -> Any:
     """Give the function of the traces that makes the scores: a method needs not say which, and none is taken for it."""
     from tdabench.attributors.estimators import loss_correlation, loss_covariance
+    from tdabench.evaluation.growth import estimated_rows
 
     if min(query.shape[:2]) < 1 or query.shape[1] < 2:
         return None
-    tolerance = 1e-4 * scores.abs().max().item()
+    tolerance = 1e-4 * max(part.abs().max().item() for part in scores.split(at_once))
     for estimate in (loss_covariance, loss_correlation):
-        found = estimate(query[..., : len(scores)], train).to(scores)
-        if torch.allclose(found, scores, rtol=1e-3, atol=tolerance):
+        found = estimated_rows(query[..., : scores.shape[0]], train, estimate)
+        both = zip(found.split(at_once), scores.split(at_once), strict=True)
+        if all(torch.allclose(one.to(other), other, rtol=1e-3, atol=tolerance) for one, other in both):
             return estimate
     return None
 

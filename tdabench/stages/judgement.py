@@ -7,7 +7,7 @@ import sys
 import torch
 
 from tdabench.config import load_experiment
-from tdabench.records import load_record, load_tensors, make_record, save_json
+from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
 from tdabench.seeds import make_generator
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     shards = [load_tensors(path) for path in arguments.bank]
     result = evaluate_scores(
-        load_tensors(arguments.scores)["scores"],
+        open_matrices(arguments.scores)["scores"],
         torch.cat([shard["masks"] for shard in shards]),
         torch.cat([shard["loss"] for shard in shards]),
         experiment.evaluation,

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,9 +8,10 @@ from simulated_traces import draw_bank, draw_traces
 
 from tdabench.attributors.estimators import loss_covariance
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.growth import choose_draws, measure_growth
+from tdabench.evaluation.extrapolation import extrapolate
+from tdabench.evaluation.growth import choose_draws, estimates_at_once, measure_growth
 from tdabench.evaluation.intervals import bootstrap_interval
-from tdabench.evaluation.lds import linear_datamodeling_score, predicted_and_measured
+from tdabench.evaluation.lds import GroundTruth, linear_datamodeling_score, predicted_and_measured
 from tdabench.seeds import make_generator
 from tdabench.settings import EvaluationSettings
 
@@ -71,6 +73,52 @@ def test_queries_that_never_move_are_left_out_and_counted():
 
     assert {point.nan_queries for point in points} == {2}
     assert all(np.isfinite(point.interval.mean) for point in points)
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+@pytest.mark.parametrize("chains", [1, 3])
+def test_growth_and_limit_within_little_memory_are_those_without_a_limit(chains, at_once):
+    bank = draw_bank(make_generator(0, "bank"))
+    query, train = draw_traces(bank, make_generator(0, "traces"), chains=chains, draws=16, memory=0.0)
+    query[..., 2] = 1.0
+    made = []
+
+    def estimate(some, others):
+        made.append(some.shape[2])
+        return loss_covariance(some, others)
+
+    limited = dataclasses.replace(SETTINGS, memory_gib=_limit(query, train, bank.truth, at_once))
+    found = [
+        function(query, train, estimate, bank.truth, limited, generator=make_generator(0, "b"))
+        for function in (measure_growth, extrapolate)
+    ]
+
+    assert max(made) == at_once
+    expected = [
+        function(query, train, loss_covariance, bank.truth, SETTINGS, generator=make_generator(0, "b"))
+        for function in (measure_growth, extrapolate)
+    ]
+    for one, other in zip([*found[0], found[1]], [*expected[0], expected[1]], strict=True):
+        assert _numbers(one) == pytest.approx(_numbers(other), rel=1e-9, nan_ok=True)
+
+
+def _limit(query: torch.Tensor, train: torch.Tensor, truth: GroundTruth, at_once: int) -> float:
+    """Find the least limit in GiB, to 2 KiB, within which scores of so many queries are made at once."""
+    low, high = 0.0, 1.0
+    for _ in range(19):
+        middle = (low + high) / 2
+        try:
+            enough = estimates_at_once(query, train, truth, dataclasses.replace(SETTINGS, memory_gib=middle)) >= at_once
+        except ValueError:
+            enough = False
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _numbers(result: object) -> list[float]:
+    flat = dataclasses.asdict(result)
+    flat |= flat.pop("interval")
+    return [value for value in flat.values() if not isinstance(value, str)]
 
 
 def test_factors_of_queries_multiply_their_correlations_in_every_resample():

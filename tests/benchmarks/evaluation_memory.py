@@ -1,0 +1,105 @@
+"""Memory and time of the stages that read all scores, at the size of a large benchmark, against the limit they know."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from _ratio import verdict
+
+from tdabench.records import create_mapped_tensor, make_record, save_tensors
+
+# A stage as its command runs it, which says in the end how much of it was ever resident, in KiB.
+RUN = """
+import sys
+from pathlib import Path
+from tdabench import cli
+status = cli.main(sys.argv[1:])
+lines = Path("/proc/self/status").read_text().splitlines()
+sys.stdout.write(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+sys.exit(status)
+"""
+SECONDS = 300
+
+
+def main() -> None:
+    """Write scores and a bank, judge the scores, and compare methods that share the file."""
+    parser = argparse.ArgumentParser()
+    sizes = {"--train": 50_000, "--queries": 10_000, "--subsets": 100, "--shards": 100, "--methods": 3}
+    for name, value in sizes.items():
+        parser.add_argument(name, type=int, default=value)
+    parser.add_argument("--memory-gib", type=float, default=4.0)
+    parser.add_argument(
+        "--stages", nargs="+", default=["evaluate", "compare"], choices=["evaluate", "compare", "agree"]
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write(Path(folder), arguments)
+        for stage in arguments.stages:
+            peak, seconds = _run(stage, Path(folder), files)
+            verdict(f"{stage}: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
+            verdict(f"{stage}: seconds", seconds, at_most=SECONDS)
+
+
+def _write(folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
+    generator = torch.Generator().manual_seed(0)
+    methods = [f"method_{place}" for place in range(arguments.methods)]
+    (folder / "large.yaml").write_text(yaml.safe_dump(_describe(methods, arguments)))
+    record = {**make_record({}), "status": "ok"}
+    # One query in a hundred is for tuning: all of them are read.
+    scored = arguments.queries - arguments.queries // 100
+    save_tensors(folder / "split.safetensors", {"query": torch.arange(scored)}, record)
+    scores = create_mapped_tensor(folder / "mapped", (arguments.queries, arguments.train))
+    for rows in scores.split(100):
+        rows.normal_(generator=generator)
+    paths = [folder / f"{method}.safetensors" for method in methods]
+    save_tensors(paths[0], {"scores": scores}, record)
+    for path in paths[1:]:
+        os.link(paths[0], path)
+    banks = []
+    for shard in range(arguments.shards):
+        subsets = range(shard, arguments.subsets, arguments.shards)
+        masks = torch.rand(len(subsets), arguments.train, generator=generator).argsort(dim=1) < arguments.train // 2
+        loss = torch.randn(len(subsets), 2, arguments.queries, generator=generator)
+        banks.append(folder / f"bank-{shard}.safetensors")
+        save_tensors(banks[-1], {"masks": masks, "loss": loss, "margin": -loss}, record)
+    return {"scores": list(map(str, paths)), "bank": list(map(str, banks))}
+
+
+def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, object]:
+    return {
+        "seed": 0,
+        "data": {
+            "source": "tdabench.data.digits:Digits",
+            "train_sizes": [arguments.train],
+            "queries": arguments.queries - arguments.queries // 100,
+            "tuning_queries": arguments.queries // 100,
+        },
+        "model": {"builder": "tdabench.models.small_cnn:SmallCNN", "width": 4},
+        "training": {"optimizer": "adamw", "epochs": 1, "batch_size": 32, "learning_rate": 0.01, "weight_decay": 0.0},
+        "bank": {"subsets": arguments.subsets, "fraction": 0.5, "retrains": 2, "shards": arguments.shards},
+        "methods": {method: {"attributor": "tdabench.attributors.baselines:Random"} for method in methods},
+        "evaluation": {"memory_gib": arguments.memory_gib},
+    }
+
+
+def _run(stage: str, folder: Path, files: dict[str, list[str]]) -> tuple[float, float]:
+    """Run a stage; give its peak of resident memory in GiB, and its seconds."""
+    size = yaml.safe_load((folder / "large.yaml").read_text())["data"]["train_sizes"][0]
+    command = [sys.executable, "-c", RUN, stage, str(folder / "large.yaml"), "--repeat", "0", "--train-size", str(size)]
+    command += ["--split", str(folder / "split.safetensors"), "--output", str(folder / f"{stage}.json"), "--scores"]
+    command += files["scores"][:1] if stage == "evaluate" else files["scores"]
+    command += [] if stage == "agree" else ["--bank", *files["bank"]]
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout) / 2**20, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

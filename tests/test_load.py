@@ -1,0 +1,73 @@
+"""The workflow's plan at the size of a large benchmark: what it costs before any job runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+REPEATS, SHARDS, SAMPLED, OTHERS, CHAINS = 5, 500, 4, 8, 4
+# Bars: processor time, since a busy machine is no failure, and the largest resident memory.
+CPU_SECONDS, PEAK_GIB = 30, 2
+EXPERIMENT = f"""\
+seed: 0
+repeats: {REPEATS}
+checkpoints: 2
+data: {{source: "tdabench.data.digits:Digits", train_sizes: [500], queries: 100, tuning_queries: 10}}
+model: {{builder: "mine:Mine", width: 4}}
+training: {{optimizer: adamw, epochs: 2, batch_size: 32, learning_rate: 0.01, weight_decay: 0.01}}
+bank: {{subsets: {SHARDS}, fraction: 0.5, retrains: 2, shards: {SHARDS}}}
+methods:
+"""
+# Files of one's own are hashed for the plan: neither short nor hashed once a job.
+PLUG_IN = "class Mine:\n    pass\n" + "# A long file.\n" * 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # a busy machine is no failure
+def test_a_plan_of_five_repeats_of_twelve_methods_on_five_hundred_shards_takes_seconds(tmp_path):
+    place = _make_place(tmp_path)
+
+    planned, cpu_seconds, peak_gib = _plan(place)
+
+    cells = {"retrain": SHARDS, "evaluate": SAMPLED + OTHERS, "sample": SAMPLED * CHAINS, "compare": 1}
+    assert {rule: _count(planned, rule) for rule in cells} == {rule: REPEATS * count for rule, count in cells.items()}
+    sys.stdout.write(f"CPU seconds {cpu_seconds:.1f} (at most {CPU_SECONDS}), peak {peak_gib:.2f} GiB ({PEAK_GIB})\n")
+    assert cpu_seconds < CPU_SECONDS
+    assert peak_gib < PEAK_GIB
+
+
+def _make_place(folder: Path) -> Path:
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    shutil.copytree(REPOSITORY / "profiles", folder / "profiles")
+    (folder / "mine.py").write_text(PLUG_IN)
+    (folder / "experiments").mkdir()
+    bif = 'attributor: "tdabench.attributors.bif:BIF", step_size: auto, inverse_temperature: 100, localization: 1000'
+    methods = [f"  bif_{place}: {{{bif}, chains: {CHAINS}, draws: 5}}\n" for place in range(SAMPLED)]
+    methods += [f'  mine_{place}: {{attributor: "mine:Mine"}}\n' for place in range(OTHERS)]
+    (folder / "experiments/many.yaml").write_text(EXPERIMENT + "".join(methods))
+    return folder
+
+
+def _plan(place: Path) -> tuple[str, float, float]:
+    """Plan all jobs; give the account of them, processor seconds, and the peak of memory in GiB."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "SNAKEMAKE_PROFILE")
+    }
+    with (place / "plan.txt").open("w") as output:
+        process = subprocess.Popen(
+            ["snakemake", "-n", "many"], cwd=place, env={**environment, "PATH": path}, stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)  # of this child alone
+    process.returncode = os.waitstatus_to_exitcode(status)
+    text = (place / "plan.txt").read_text()
+    assert process.returncode == 0, text[-2000:]
+    return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+
+
+def _count(planned: str, rule: str) -> int:
+    return planned.count(f"\nrule {rule}:\n")
