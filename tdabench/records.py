@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,8 @@ def _open(path: Path | str, framework: str = "pt") -> Any:
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
+    # A name of its own: a job that a killed Snakemake left running may write the same file at the same time.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode
