@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,8 @@ def check_place(path: Path | str) -> None:
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed run left behind is overwritten
+    # A name of its own: a job that a killed Snakemake left running may write the same file at the same time.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.unlink(missing_ok=True)  # a link that somebody put there is not followed
         partial.touch(exist_ok=False)

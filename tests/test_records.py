@@ -278,6 +278,22 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_of_two_that_write_one_file_at_a_time_the_last_wins_and_the_file_is_whole(tmp_path):
+    path = tmp_path / "lds.csv"
+
+    def write(partial: Path) -> None:
+        with partial.open("w") as file:
+            file.write("the first half, ")
+            file.flush()
+            save_text(path, "short")
+            file.write("the second half")
+
+    records._write_atomically(path, write)
+
+    assert path.read_text() == "the first half, the second half"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lds.csv"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_names_the_file_and_the_remedy_and_leaves_nothing(full_disk, kind):
     path = full_disk / KINDS[kind]
