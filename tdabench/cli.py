@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tdabench.files import put_aside
 from tdabench.parser import make_parser
-from tdabench.records import put_aside
 from tdabench.seals import DamagedResult
 
 

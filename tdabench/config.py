@@ -87,6 +87,7 @@ class Experiment:
     def num_jobs(self) -> int:
         """About how many jobs there are: every checkpoint, shard of the bank, chain and score of each set."""
         shards = self.bank.shards if self.bank else 0
+        shards = self.bank.subsets if shards == "auto" else shards  # at most
         methods = sum(1 + self.num_chains(method) for method in self.methods)
         return self.repeats * len(self.data.train_sizes) * (self.checkpoints + shards + methods)
 

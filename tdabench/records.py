@@ -1,21 +1,19 @@
 """Result files: the only place that reads or writes them. Tensors and their record share one file, whole or absent."""
 
-import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
 import json
 import math
 import os
 import platform
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from tdabench.files import hash_file, write_atomically
 from tdabench.machine import find_commit, find_processor, find_versions, name_device
 from tdabench.rows import Rows
 from tdabench.seals import BLANK, DamagedResult, check_seal, seal_tensors, seal_text
@@ -68,7 +66,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[s
         save_file(contiguous, partial, metadata=metadata)
         seal_tensors(partial)
 
-    _write_atomically(Path(path), write)
+    write_atomically(Path(path), write)
 
 
 def load_tensors(path: Path | str) -> dict[str, Any]:
@@ -167,7 +165,7 @@ def create_mapped_tensor(path: Path | str, shape: tuple[int, ...]) -> Any:
 def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Write numbers and their record to one JSON file, atomically; NaN becomes null."""
     text = json.dumps(_plain({**content, "record": record, "sha256": BLANK}), indent=1, allow_nan=False)
-    _write_atomically(Path(path), lambda partial: partial.write_text(seal_text(text + "\n"), encoding="utf-8"))
+    write_atomically(Path(path), lambda partial: partial.write_text(seal_text(text + "\n"), encoding="utf-8"))
 
 
 def load_json(path: Path | str) -> dict[str, Any]:
@@ -190,7 +188,7 @@ def load_json(path: Path | str) -> dict[str, Any]:
 
 def save_text(path: Path | str, text: str) -> None:
     """Write a table, atomically."""
-    _write_atomically(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomically(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def load_table(path: Path | str) -> Any:
@@ -215,21 +213,7 @@ def save_figure(path: Path | str, figure: Any) -> None:
     kind = path.suffix[1:]
     # No date inside, so that the same figure is the same file.
     metadata = {"pdf": {"CreationDate": None}, "png": {"Software": None}}.get(kind)
-    _write_atomically(path, lambda partial: figure.savefig(partial, format=kind, metadata=metadata))
-
-
-def put_aside(path: Path | str) -> Path:
-    """Rename a damaged result, so that the workflow makes it anew; give its new name."""
-    aside = Path(path).with_name(f"{Path(path).name}.damaged")
-    with contextlib.suppress(FileNotFoundError):  # another job has found it too
-        os.replace(path, aside)
-    return aside
-
-
-def hash_file(path: Path | str) -> str:
-    """Give a file's SHA-256 in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomically(path, lambda partial: figure.savefig(partial, format=kind, metadata=metadata))
 
 
 def _open(path: Path | str, framework: str = "pt") -> Any:
@@ -239,46 +223,6 @@ def _open(path: Path | str, framework: str = "pt") -> Any:
         return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise DamagedResult(path, error) from error
-
-
-def check_place(path: Path | str) -> None:
-    """Refuse a path ``results/...``, as the workflow has them all, that a link below ``results`` leads elsewhere.
-
-    Results may come from somebody else, links included. ``results`` itself may be a link, to a disk with room; and a
-    path that begins in another way was named by hand, and may lead anywhere.
-
-    Raises:
-        ValueError: If it lies outside.
-    """
-    place, root = Path(path).parent.resolve(), Path("results").resolve()
-    if Path(path).parts[:1] == ("results",) and not place.is_relative_to(root):
-        raise ValueError(
-            f"{path} leads out of results/, to {place}, and nothing is written there: remove the link, or make results "
-            "itself one."
-        )
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    check_place(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: a job that a killed Snakemake left running may write the same file at the same time.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.unlink(missing_ok=True)  # a link that somebody put there is not followed
-        partial.touch(exist_ok=False)
-        mode = partial.stat().st_mode
-        write(partial)
-        partial.chmod(mode)  # safetensors makes files that only their owner may read
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"Can't write {path}: {error}. Free some disk space or mend the folder, and run again; finished "
-            "files are kept."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ SHARED = {"config", "settings", "seeds", "cost", "progress", "planning", "rows"}
 ALSO = {"attributors": {"records", "devices"}, "report": {"records"}}
 
 # Who may write: results and their folders; scratch of the public check; the peak of memory is reset through /proc.
-WRITERS = {"records.py", "seals.py", "stages/attribution.py", "testing.py", "cost.py", "devices.py"}
+WRITERS = {"records.py", "files.py", "seals.py", "stages/attribution.py", "testing.py", "cost.py", "devices.py"}
 WRITING_CALLS = {"write_text", "write_bytes", "savefig", "save_file", "mkdir", "unlink", "rmtree", "touch", "rename"}
 WRITING_FUNCTIONS = {("os", "replace"), ("os", "remove"), ("torch", "save"), ("json", "dump"), ("yaml", "dump")}
 

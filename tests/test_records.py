@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from tdabench import machine, records
 from tdabench.cost import measure_cost, phase
+from tdabench.files import hash_file, write_atomically
 from tdabench.records import (
-    hash_file,
     load_json,
     load_record,
     load_rows,
@@ -257,7 +257,7 @@ def test_a_writer_that_stops_in_the_middle_leaves_the_old_file_and_no_partial_on
         raise error
 
     with pytest.raises(type(error)):
-        records._write_atomically(path, write)
+        write_atomically(path, write)
 
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["lds.csv"]
@@ -272,7 +272,7 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
         partial.write_text("new")
         seen.append(path.read_text())
 
-    records._write_atomically(path, write)
+    write_atomically(path, write)
 
     assert seen == ["old"]
     assert path.read_text() == "new"
@@ -288,7 +288,7 @@ def test_of_two_that_write_one_file_at_a_time_the_last_wins_and_the_file_is_whol
             save_text(path, "short")
             file.write("the second half")
 
-    records._write_atomically(path, write)
+    write_atomically(path, write)
 
     assert path.read_text() == "the first half, the second half"
     assert [entry.name for entry in tmp_path.iterdir()] == ["lds.csv"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tdabench.banks.file import Bank, hash_tensors, make_bank
 from tdabench.components import Component, build, describe
-from tdabench.records import hash_file, load_record, load_tensors, make_record
+from tdabench.files import hash_file
+from tdabench.records import load_record, load_tensors, make_record
 from tdabench.settings import BankSettings
 
 SAME = ("settings", "bank", "seed", "stream")

@@ -13,8 +13,9 @@ import torch
 
 from tdabench.components import Component, instantiate
 from tdabench.data.base import Examples
+from tdabench.files import check_place
 from tdabench.progress import progress
-from tdabench.records import check_place, load_json, load_record, load_tensors, save_tensors
+from tdabench.records import load_json, load_record, load_tensors, save_tensors
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from tdabench.records import hash_file, make_record
+from tdabench.files import hash_file
+from tdabench.records import make_record
 
 logger = logging.getLogger(__name__)
 
