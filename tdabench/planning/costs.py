@@ -11,7 +11,7 @@ QUANTITIES = ("seconds", "host_bytes", "device_bytes", "disk_bytes")
 # Where what `measure` found lies in an experiment's folder.
 COSTS_FILE = Path("measure") / "costs.json"
 # What is measured: large enough for a batch and for what TRAK projects to, small enough for minutes.
-TRAIN, QUERY, DRAWS = 512, 32, 4
+TRAIN, QUERY, DRAWS = 256, 32, 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Size:
     """What the cost of a job grows with.
 
     Attributes:
-        train: Training examples: those that are scored, or those that a model is trained on.
+        train: Training examples: those that are scored, or those that a training run sees, each time that it does.
         query: Queries.
         reference: Examples that define the loss landscape.
         draws: Draws of a sampler; 0 for a method without them, or whose draws were not varied.
@@ -88,7 +88,7 @@ def sizes_to_measure(base: int, draws: Any) -> Iterator[Size]:
 
     Args:
         base: The smaller number of training examples.
-        draws: The method's setting; anything but a number where it has none. With less than 12 of them it is measured
+        draws: The method's setting; anything but a number where it has none. With less than 9 of them it is measured
             as it is.
     """
     few = DRAWS if type(draws) is int and draws >= 3 * DRAWS else 0

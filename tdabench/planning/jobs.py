@@ -80,9 +80,15 @@ def model_seconds(experiment: "Experiment", costs: Costs | None, train_size: int
     """Give the seconds of retraining one model on a subset and measuring the queries; None if not measured."""
     if costs is None or experiment.bank is None:
         return None
-    found = costs.predict("train", Size(train=round(train_size * experiment.bank.fraction)))
+    found = costs.predict("train", training_size(experiment, round(train_size * experiment.bank.fraction)))
     loss = costs.predict("loss", Size(query=num_queries(experiment)))
     return None if found is None or loss is None else found["seconds"] + loss["seconds"]
+
+
+def training_size(experiment: "Experiment", examples: int) -> Size:
+    """Give the examples that a training run sees: every one in each epoch, and those of the warm-up."""
+    recipe = experiment.training
+    return Size(train=recipe.epochs * examples + recipe.warmup_steps * recipe.batch_size)
 
 
 def num_queries(experiment: "Experiment") -> int:
@@ -108,7 +114,7 @@ def cost_of(
 ) -> dict[str, float] | None:
     """Give each quantity of one job without its start; None if it was not measured."""
     if rule == "train":
-        return costs.predict("train", Size(train=train_size))
+        return costs.predict("train", training_size(experiment, train_size))
     if rule == "retrain":
         return _retrain(experiment, costs, train_size)
     if rule == "evaluate":
@@ -120,7 +126,7 @@ def cost_of(
 
 def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
     bank = experiment.bank
-    one = costs.predict("train", Size(train=round(train_size * bank.fraction)))
+    one = costs.predict("train", training_size(experiment, round(train_size * bank.fraction)))
     loss = costs.predict("loss", Size(query=num_queries(experiment)))
     if one is None or loss is None:
         return None

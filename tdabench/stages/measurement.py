@@ -106,11 +106,13 @@ def measure_costs(rig: _Rig) -> Costs:
 
 
 def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list[Measured]]:
-    """Train on small sets by the whole recipe; give the last model too."""
+    """Train on small sets, for two epochs and without warm-up, by the recipe; give the last model too."""
     from tdabench.training.recipe import train
 
-    recipe, builder = rig.experiment.training, instantiate(rig.experiment.model, "model")
-    warmup = rig.examples("train", rig.experiment.data.warmup)
+    builder = instantiate(rig.experiment.model, "model")
+    recipe = rig.experiment.training
+    recipe = dataclasses.replace(recipe, epochs=min(recipe.epochs, 2), warmup_steps=0)
+    warmup = rig.examples("train", 0)
     measured = []
     for count in counts:
         examples = rig.examples("train", count)
@@ -119,7 +121,7 @@ def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list
             model = builder.build(examples["image"], generator=generator).to(rig.device)
             train(model, examples, recipe, generator=generator, warmup=warmup, description=None)
         disk = sum(value.nbytes for value in model.state_dict().values())
-        measured.append((Size(train=count), rig.quantities(cost, disk)))
+        measured.append((Size(train=recipe.epochs * count), rig.quantities(cost, disk)))
     return model.eval(), measured
 
 
