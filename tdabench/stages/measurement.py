@@ -73,7 +73,7 @@ class _Rig:
         """The smaller number of training examples."""
         return min(TRAIN, *self.experiment.data.train_sizes)
 
-    def quantities(self, cost: Cost, disk_bytes: float | None = None) -> dict[str, float]:
+    def quantities(self, cost: Cost, disk_bytes: int | None = None) -> dict[str, float]:
         """Give what one measurement says: of the CPU its own seconds, whatever else the machine does."""
         parts = cost.phases.values()
         on_cpu = self.device.type == "cpu"

@@ -1,0 +1,115 @@
+"""``tdabench plan`` and ``measure``, on real digits."""
+
+import pytest
+
+from tdabench import cli
+from tdabench.config import load_experiment
+from tdabench.planning.costs import Size, load_costs
+from tdabench.planning.jobs import list_jobs
+
+EXPERIMENT = """\
+seed: 0
+data: {source: "tdabench.data.digits:Digits", train_sizes: [60, 120], queries: 30}
+model: {builder: "tdabench.models.small_cnn:SmallCNN", width: 4}
+training: {optimizer: adamw, epochs: 2, batch_size: 32, learning_rate: 0.01, weight_decay: 0.01}
+bank: {subsets: 6, fraction: 0.5, retrains: 1, shards: auto}
+methods:
+  slow: {attributor: "burning:Burning", seconds_a_pair: 2.0e-5}
+  picky: {attributor: "burning:Picky"}
+  bif:
+    attributor: "tdabench.attributors.bif:BIF"
+    step_size: auto
+    inverse_temperature: 100
+    localization: 1000
+    chains: 2
+    draws: 20
+"""
+BURNING = """\
+import dataclasses
+import time
+
+import torch
+
+from tdabench.attributors.base import Unsupported
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Burning:
+    "Takes so much CPU time a pair, whatever else the machine does."
+    seconds_a_pair: float
+
+    def attribute(self, problem, *, generator):
+        shape = len(problem.query["label"]), len(problem.train["label"])
+        end = time.process_time() + self.seconds_a_pair * shape[0] * shape[1]
+        while time.process_time() < end:
+            pass
+        return torch.rand(shape, generator=generator)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picky:
+    def attribute(self, problem, *, generator):
+        raise Unsupported("it likes no problem")
+"""
+COSTS = "results/tiny/measure/costs.json"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    place = tmp_path_factory.mktemp("plan")
+    (place / "experiments").mkdir()
+    (place / "experiments" / "tiny.yaml").write_text(EXPERIMENT)
+    (place / "burning.py").write_text(BURNING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.syspath_prepend(str(place))
+        assert cli.main(["plan", "tiny", "--cores", "2"]) == 0
+    return place
+
+
+@pytest.fixture
+def there(planned, monkeypatch):
+    monkeypatch.chdir(planned)
+    monkeypatch.syspath_prepend(str(planned))
+    return planned
+
+
+@pytest.mark.slow
+def test_the_time_of_a_method_at_a_larger_size_is_predicted_from_small_ones(there):
+    costs = load_costs(there / COSTS)
+
+    found = costs.predict("attribute:slow", Size(train=2000, query=500, reference=2000))
+
+    assert found["seconds"] == pytest.approx(2e-5 * 2000 * 500, rel=0.25)
+
+
+@pytest.mark.slow
+def test_every_kind_of_job_is_measured_and_a_method_that_can_not_run_is_named(there):
+    costs = load_costs(there / COSTS)
+
+    kinds = {"train", "loss", "evaluate", "attribute:slow", "calibrate:bif", "sample:bif", "attribute:bif"}
+    assert set(costs.coefficients) == kinds
+    assert costs.problems == {"picky": "Unsupported: it likes no problem"}
+    assert costs.predict("train", Size(train=120))["disk_bytes"] > 1000  # the checkpoint
+
+
+@pytest.mark.slow
+def test_a_second_plan_measures_nothing_and_accepts_the_file_too(there, capsys):
+    before = (there / COSTS).stat().st_mtime_ns
+
+    assert cli.main(["plan", "experiments/tiny.yaml", "--cores", "4"]) == 0
+
+    printed = capsys.readouterr()
+    jobs = list(list_jobs(load_experiment("experiments/tiny.yaml"), load_costs(there / COSTS)))
+    assert (there / COSTS).stat().st_mtime_ns == before
+    assert "on 4 cores" in printed.out
+    assert "picky could not be measured: Unsupported: it likes no problem" in printed.out
+    assert "attribute picky, 120" in printed.out.split("Not measured, and not in the sums:")[1]
+    assert {job.count for job in jobs if job.rule == "retrain"} == {1}  # it takes less than ten minutes
+
+
+@pytest.mark.slow
+def test_an_experiment_that_is_not_there_is_a_clear_error(there, capsys):
+    assert cli.main(["plan", "nothing"]) == 1
+
+    assert "There is no experiment file experiments/nothing.yaml" in capsys.readouterr().err
