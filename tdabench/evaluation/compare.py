@@ -22,6 +22,8 @@ from tdabench.settings import EvaluationSettings
 
 # Enough for a variance: known to a tenth.
 RETRAIN_DRAWS = 200
+# Of each side's loss or sum, beside the bootstrap's, in bytes (measured as a whole, with three methods: 200).
+COMPARED_BYTES = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ def compare_scores(
     _check_bank(masks, losses, num_scored)
     at_once = queries_at_once(
         settings.memory_gib,
-        beside=bank_bytes(masks, losses, methods=len(scores), resamples=settings.resamples),
+        beside=bank_bytes(masks, losses, methods=len(scores), resamples=settings.resamples)
+        + COMPARED_BYTES * (1 + len(scores)) * len(masks) * losses.shape[2],
         per_query=SUMMED_BYTES * masks.shape[1],
     )
     losses = losses[..., :num_scored]

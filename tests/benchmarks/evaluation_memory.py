@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -42,9 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = _write(Path(folder), arguments)
         for stage in arguments.stages:
-            peak, seconds = _run(stage, Path(folder), files)
+            peak, wall, seconds = _run(stage, Path(folder), files)
+            sys.stdout.write(f"  {stage}: {peak:.2f} GiB, {wall:.0f} s\n")
             verdict(f"{stage}: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
-            verdict(f"{stage}: seconds", seconds, at_most=SECONDS)
+            verdict(f"{stage}: CPU seconds", seconds, at_most=SECONDS)
 
 
 def _write(folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -89,16 +91,21 @@ def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, ob
     }
 
 
-def _run(stage: str, folder: Path, files: dict[str, list[str]]) -> tuple[float, float]:
-    """Run a stage; give its peak of resident memory in GiB, and its seconds."""
+def _run(stage: str, folder: Path, files: dict[str, list[str]]) -> tuple[float, float, float]:
+    """Run a stage; give its peak of resident memory in GiB, its seconds, and its CPU seconds."""
     size = yaml.safe_load((folder / "large.yaml").read_text())["data"]["train_sizes"][0]
     command = [sys.executable, "-c", RUN, stage, str(folder / "large.yaml"), "--repeat", "0", "--train-size", str(size)]
     command += ["--split", str(folder / "split.safetensors"), "--output", str(folder / f"{stage}.json"), "--scores"]
     command += files["scores"][:1] if stage == "evaluate" else files["scores"]
     command += [] if stage == "agree" else ["--bank", *files["bank"]]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _cpu_seconds_of_children()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return int(done.stdout) / 2**20, time.perf_counter() - start
+    return int(done.stdout) / 2**20, time.perf_counter() - start, _cpu_seconds_of_children() - before
+
+
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdabench.evaluation.agreement import RANKED_BYTES, agree_by_query, compare_methods
-from tdabench.evaluation.compare import compare_scores
+from tdabench.evaluation.compare import COMPARED_BYTES, compare_scores
 from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import QUERIES_AT_ONCE, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import GIB, PROCESS_BYTES, SUMMED_BYTES, bank_bytes, queries_at_once
@@ -74,7 +74,8 @@ def test_a_method_evaluated_from_disk_within_a_limit_has_the_numbers_it_has_with
 @pytest.mark.parametrize("queries", [1, 7, 100])
 def test_methods_compared_from_disk_within_a_limit_have_the_numbers_they_have_without(tmp_path, bank, scores, queries):
     stored = {name: _store(tmp_path, name, values) for name, values in scores.items()}
-    limit = _limit(queries, _beside(bank, methods=3), SUMMED_BYTES * TRAIN)
+    beside = _beside(bank, methods=3) + COMPARED_BYTES * 4 * SUBSETS * QUERIES
+    limit = _limit(queries, beside, SUMMED_BYTES * TRAIN)
 
     found = _compare({name: rows for name, (rows, _) in stored.items()}, bank, memory_gib=limit)
 
