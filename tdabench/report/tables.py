@@ -10,7 +10,7 @@ import pandas as pd
 from tdabench.records import save_text
 
 # What a spreadsheet would run; a number with a sign is none.
-FORMULA = re.compile(r"(?![+-][\d.]+([eE][+-]?\d+)?\Z)[=+@\t\r-]")
+FORMULA = re.compile(r"(?![+-][\d.]+([eE][+-]?\d+)?\Z)[=+@\t\n-]")
 
 LDS_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "lds", "low", "high", "standard_error", "queries", "nan_queries",
@@ -28,16 +28,16 @@ def write_csv(path: Path, table: pd.DataFrame, *, digits: str) -> None:
     Args:
         digits: Format of the numbers, such as ``%.6f``.
     """
-    inert = {
-        name: [f"'{value}" if _is_formula(value) else value for value in column]
-        for name, column in table.items()
-        if column.map(_is_formula).any()
-    }
+    texts = [name for name, column in table.items() if any(isinstance(value, str) for value in column)]
+    inert = {name: [_make_inert(value) for value in table[name]] for name in texts}
     save_text(path, table.assign(**inert).to_csv(index=False, float_format=digits))
 
 
-def _is_formula(value: Any) -> bool:
-    return isinstance(value, str) and FORMULA.match(value) is not None
+def _make_inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # pandas doesn't quote it, and readers end the row there
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def make_lds_table(rows: Iterable[Mapping[str, Any]], over_repeats: pd.DataFrame) -> pd.DataFrame:

@@ -10,12 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import FIGURES, METHODS, make_cost, make_gallery, make_lds, make_material, make_pairs, make_tables
+from made_up import (
+    FIGURES,
+    METHODS,
+    make_cost,
+    make_gallery,
+    make_lds,
+    make_material,
+    make_pairs,
+    make_record,
+    make_tables,
+)
 from matplotlib.figure import Figure
 from parsed import Parsed, page
 
 from tdabench.records import save_figure, save_json, save_tensors
-from tdabench.report.gallery import Gallery, Tile
+from tdabench.report.gallery import Gallery, Neighbours, Tile
 from tdabench.report.page import load_material, render_page
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +57,69 @@ def test_hostile_text_is_shown_and_never_markup(where):
     assert not [attributes for _, attributes, _ in parsed.elements if "onerror" in attributes]
     assert not [attributes for tag, attributes, _ in parsed.elements if tag == "img" and attributes["src"] == "x"]
     assert "alert(1)" in parsed.texts("body")[0]
+
+
+# Of a few fixed words, by which the page chooses its own sentences.
+OUR_WORDS = {"repeat", "detector", "property", "holds", "choice", "source"}
+TEXT_COLUMNS = [
+    (name, column)
+    for name, table in make_tables().items()
+    for column in table.columns
+    if column not in OUR_WORDS and not pd.api.types.is_numeric_dtype(table[column])
+]
+
+
+def test_there_are_texts_of_others_in_many_tables():
+    assert {("lds", "status"), ("diagnostics", "warning"), ("properties", "measured"), ("sweep", "point")} <= {
+        *TEXT_COLUMNS
+    }
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in TEXT_COLUMNS}))
+def test_hostile_text_in_any_column_of_any_table_is_never_markup(name):
+    tables = make_tables()
+    plain = page(tables=tables)
+
+    for column in [column for table, column in TEXT_COLUMNS if table == name]:
+        hostile = page(tables=tables | {name: tables[name].assign(**{column: HOSTILE})})
+
+        assert {tag for tag, *_ in hostile.elements} <= {tag for tag, *_ in plain.elements}, column
+        assert {key for _, keys, _ in hostile.elements for key in keys} <= ATTRIBUTES, column
+        assert len(hostile.all("script")) == len(hostile.all("title")) == 1, column
+
+
+# All that the template has; none runs anything, and only a figure's source and a link lead anywhere.
+ATTRIBUTES = {
+    "lang", "charset", "name", "content", "http-equiv", "rel", "href", "class", "id", "aria-label", "aria-labelledby",
+    "aria-hidden", "role", "tabindex", "style", "scope", "data-order", "title", "src", "width", "height", "alt", "open",
+    "colspan",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["figure", "table", "reason", "tile", "score", "commit"])
+def test_hostile_names_of_files_reasons_labels_and_commits_are_never_markup(where):
+    material, gallery = make_material(), make_gallery()
+    query = gallery.queries[0]
+    tile = dataclasses.replace(query.tile, description=HOSTILE, score=HOSTILE)
+    changed = {
+        "reason": Neighbours(method=HOSTILE, reason=HOSTILE),
+        "tile": Neighbours(method="bif", helpful=(tile,), harmful=(tile,)),
+        "score": Neighbours(method=HOSTILE, helpful=(tile,)),
+    }
+    changes = {
+        "figure": {"figures": {**material.figures, HOSTILE: material.figures["lds"]}},
+        "table": {"tables": {**material.tables, HOSTILE: material.tables["lds"]}},
+        "commit": {"record": make_record(commit=HOSTILE, device=HOSTILE, python=HOSTILE, versions={HOSTILE: HOSTILE})},
+    }
+    if where in changed:
+        queries = (dataclasses.replace(query, neighbours=(changed[where],)),)
+        changes[where] = {"gallery": dataclasses.replace(gallery, queries=queries)}
+
+    parsed = page(**changes[where])
+
+    assert len(parsed.all("script")) == 1
+    assert {key for _, keys, _ in parsed.elements for key in keys} <= ATTRIBUTES
+    assert not [keys for tag, keys, _ in parsed.elements if tag == "img" and keys["src"] == "x"]
 
 
 def make_gallery_with(label: str) -> Gallery:
