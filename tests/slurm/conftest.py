@@ -108,8 +108,8 @@ def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Plac
 def place(undisturbed: Place, tmp_path: Path) -> Iterator[Place]:
     """Give a copy of the undisturbed run that has lost its bank, and so its tables."""
     place = undisturbed.copy(tmp_path / "place")
-    for shard in SHARDS:
-        (place.path / shard).unlink()
+    for lost in (*SHARDS, *(path.name for path in place.path.glob("built-by-*"))):
+        (place.path / lost).unlink()
     yield place
     (place.path / "PAUSE").unlink(missing_ok=True)
     subprocess.run(["scancel", "--user=root", "--full", "--signal=KILL"], check=False)
