@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SHARDS, submit
+from conftest import SHARDS, submit, tables
 from test_workflow import Place, jobs
 
 from tdabench.records import load_tensors
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
-WITH_SECONDS = {"cost.csv"}
 
 
 def _times(place: Place) -> dict[Path, int]:
@@ -35,10 +34,7 @@ def _assert_as_undisturbed(place: Place, undisturbed: Place, times: dict[Path, i
     for shard in SHARDS:
         first, second = load_tensors(place.path / shard), load_tensors(undisturbed.path / shard)
         assert all(first[name].equal(second[name]) for name in ("masks", "loss", "margin"))
-    tables = {path.name for path in (undisturbed.results / "tables").glob("*.csv")} - WITH_SECONDS
-    assert {"lds.csv", "pairs.csv", "reliability.csv"} <= tables
-    for name in tables:
-        assert place.read(f"results/tiny/tables/{name}") == undisturbed.read(f"results/tiny/tables/{name}"), name
+    assert tables(place.results) == tables(undisturbed.results)
 
 
 def test_a_job_that_is_cancelled_is_sent_again_alone(place, undisturbed):

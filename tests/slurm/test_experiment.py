@@ -1,0 +1,42 @@
+"""An experiment of the repository through Slurm: the numbers are those of this machine alone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import submit, tables
+from test_workflow import REPOSITORY, Place, make_place
+
+from tdabench.machine import find_commit
+from tdabench.records import load_record
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
+NAME = "lds_digits"
+CELL = Path("results") / NAME / "0" / "250"
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Place:
+    """Give the experiment as this machine runs it; a run of this commit in the repository is not repeated."""
+    place = make_place(tmp_path / "place")
+    place.write(f"experiments/{NAME}.yaml", (REPOSITORY / f"experiments/{NAME}.yaml").read_text(encoding="utf-8"))
+    score = REPOSITORY / CELL / "scores" / "random.safetensors"
+    if score.exists() and load_record(score)["commit"] == find_commit()["commit"]:
+        shutil.copytree(REPOSITORY / "results" / NAME, place.path / "results" / NAME)
+    done = place.snakemake("--cores", "all", NAME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+def test_a_cell_of_lds_digits_that_goes_through_slurm_leaves_every_table_the_same(cluster, finished):
+    results = finished.path / "results" / NAME
+    before = tables(results)
+    shutil.rmtree(finished.path / CELL)
+    shutil.rmtree(results / "tables")
+
+    run = submit(finished, NAME)
+
+    assert run.wait(seconds=1800) == 0, run.terminal
+    planned = finished.snakemake("-n", NAME)
+    assert "Nothing to be done" in planned.stdout + planned.stderr
+    assert tables(results) == before
