@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import submit, tables
+from submission import submit, tables
 from test_workflow import REPOSITORY, Place, make_place
 
 from tdabench.machine import find_commit

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SHARDS, submit, tables
+from submission import SHARDS, submit, tables
 from test_workflow import Place, jobs
 
 from tdabench.records import load_tensors
@@ -136,12 +136,14 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(pla
         _fill(filler)
 
         full = place.snakemake("--cores", "1", SHARDS[0])
-        left = sorted((place.results / "0" / "120" / "bank").iterdir())
+        left = list(place.results.glob("0/120/bank/*"))
         filler.unlink()
+        resumed = place.snakemake("--cores", "2", *SHARDS)
 
         assert full.returncode != 0
         assert "No space left on device" in full.stdout + full.stderr
         assert left == []
+        assert resumed.returncode == 0, resumed.stdout + resumed.stderr
         _assert_as_undisturbed(place, undisturbed)
 
 
