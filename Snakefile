@@ -192,6 +192,9 @@ rule dataset:
         "results/{experiment}/dataset.safetensors",
     log:
         "results/{experiment}/logs/dataset.log",
+    resources:
+        mem_mb=needs_of("dataset", "mem_mb"),
+        runtime=needs_of("dataset", "runtime"),
     params:
         settings=settings_of("dataset"),
     shell:
@@ -208,6 +211,8 @@ checkpoint measure:
         "results/{experiment}/logs/measure.log",
     resources:
         gpu=1,
+        mem_mb=needs_of("measure", "mem_mb"),
+        runtime=needs_of("measure", "runtime"),
     params:
         settings=settings_of("measure"),
     shell:
@@ -223,6 +228,9 @@ rule split:
         "results/{experiment}/{repeat}/split.safetensors",
     log:
         "results/{experiment}/{repeat}/logs/split.log",
+    resources:
+        mem_mb=needs_of("split", "mem_mb"),
+        runtime=needs_of("split", "runtime"),
     params:
         settings=settings_of("split"),
     shell:
@@ -387,6 +395,9 @@ rule compare:
         "results/{experiment}/{repeat}/{train_size}/compare/comparison.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/compare.log",
+    resources:
+        mem_mb=needs_of("compare", "mem_mb"),
+        runtime=needs_of("compare", "runtime"),
     params:
         settings=settings_of("compare"),
     shell:
@@ -424,6 +435,9 @@ rule agree:
         "results/{experiment}/{repeat}/{train_size}/agree/agreement.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/agree.log",
+    resources:
+        mem_mb=needs_of("agree", "mem_mb"),
+        runtime=needs_of("agree", "runtime"),
     params:
         settings=settings_of("agree"),
     shell:
@@ -440,6 +454,9 @@ rule diagnose:
         by_example="results/{experiment}/{repeat}/{train_size}/diagnose/{method}.safetensors",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/diagnose-{method}.log",
+    resources:
+        mem_mb=needs_of("diagnose", "mem_mb"),
+        runtime=needs_of("diagnose", "runtime"),
     params:
         settings=settings_of("diagnose"),
     shell:
@@ -456,6 +473,9 @@ rule grow:
         "results/{experiment}/{repeat}/{train_size}/growth/{method}.json",
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/grow-{method}.log",
+    resources:
+        mem_mb=needs_of("grow", "mem_mb"),
+        runtime=needs_of("grow", "runtime"),
     params:
         settings=settings_of("grow"),
     shell:
@@ -471,6 +491,9 @@ rule properties:
         "results/{experiment}/properties/{method}.json",
     log:
         "results/{experiment}/logs/properties-{method}.log",
+    resources:
+        mem_mb=needs_of("properties", "mem_mb"),
+        runtime=needs_of("properties", "runtime"),
     params:
         settings=settings_of("properties"),
     shell:
@@ -533,6 +556,9 @@ rule contrast:
         "results/{experiment}/tables/removal.csv",
     log:
         "results/{experiment}/logs/contrast.log",
+    resources:
+        mem_mb=needs_of("contrast", "mem_mb"),
+        runtime=needs_of("contrast", "runtime"),
     params:
         settings=settings_of("contrast"),
     shell:
@@ -547,6 +573,9 @@ rule detect:
         "results/{experiment}/tables/detection.csv",
     log:
         "results/{experiment}/logs/detect.log",
+    resources:
+        mem_mb=needs_of("detect", "mem_mb"),
+        runtime=needs_of("detect", "runtime"),
     params:
         settings=settings_of("detect"),
     shell:
@@ -598,6 +627,9 @@ rule choose:
         ),
     log:
         "results/{experiment}/logs/choose.log",
+    resources:
+        mem_mb=needs_of("choose", "mem_mb"),
+        runtime=needs_of("choose", "runtime"),
     params:
         settings=settings_of("choose"),
     shell:
@@ -677,6 +709,9 @@ rule report:
         "results/{experiment}/logs/report.log",
     wildcard_constraints:
         experiment=names_of(bank=True),
+    resources:
+        mem_mb=needs_of("report", "mem_mb"),
+        runtime=needs_of("report", "runtime"),
     params:
         settings=settings_of("report"),
     shell:

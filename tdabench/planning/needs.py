@@ -43,7 +43,7 @@ def needs_of(rule: str, need: str) -> Callable[..., int]:
         experiment = _load(f"experiments/{wildcards.experiment}.yaml")
         costs = measured_costs(experiment.name)
         cost = None
-        if costs is not None:
+        if costs is not None and "train_size" in wildcards.keys():  # noqa: SIM118 (Snakemake's wildcards)
             cost = cost_of(rule, experiment, costs, int(wildcards.train_size), getattr(wildcards, "method", None))
         if need == "mem_mb":
             return megabytes(cost, attempt)

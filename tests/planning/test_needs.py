@@ -1,5 +1,4 @@
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 from made_costs import make_costs, make_experiment
@@ -36,7 +35,7 @@ def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(tmp
     (tmp_path / "experiments").mkdir()
     make_experiment(tmp_path / "experiments")
     _load.cache_clear()
-    job = SimpleNamespace(experiment="made", train_size="250", method="bif")
+    job = _Wildcards(experiment="made", train_size="250", method="bif")
     before = needs_of("sample", "runtime")(job, 1)
 
     save_json(tmp_path / "results" / "made" / COSTS_FILE, dataclasses.asdict(_costs()), {})
@@ -53,9 +52,28 @@ def test_a_method_whose_work_several_processes_share_asks_for_as_many_gpus(tmp_p
     make_experiment(tmp_path / "experiments", **{"strategy: ekfac, damping": "strategy: ekfac, processes: 4, damping"})
     _load.cache_clear()
 
-    gpus = [gpus_of(SimpleNamespace(experiment="made", method=method)) for method in ("ekfac", "kfac")]
+    gpus = [gpus_of(_Wildcards(experiment="made", method=method)) for method in ("ekfac", "kfac")]
 
     assert gpus == [4, 1]
+
+
+def test_a_rule_without_a_size_asks_for_what_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    make_experiment(tmp_path / "experiments")
+    _load.cache_clear()
+    save_json(tmp_path / "results" / "made" / COSTS_FILE, dataclasses.asdict(_costs()), {})
+
+    assert needs_of("report", "mem_mb")(_Wildcards(experiment="made"), 2) == 8000
+
+
+class _Wildcards(dict):
+    """Wildcards as Snakemake gives them: by attribute, and by key."""
+
+    __getattr__ = dict.__getitem__
+
+    def get(self, name: str, default: object = None) -> object:
+        return dict.get(self, name, default)
 
 
 def _costs() -> object:
