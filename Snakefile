@@ -11,7 +11,7 @@ sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 from tdabench.config import load_experiment
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
-EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.is_file())
+EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
 
 
 def settings_of(stage):
