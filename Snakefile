@@ -15,7 +15,7 @@ from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
-EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.is_file())
+EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
 
 
 def settings_of(stage):

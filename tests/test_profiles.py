@@ -11,7 +11,9 @@ SHARD = "results/tiny/0/120/bank/0.safetensors"
 NEEDS_GPU = {
     name
     for name, text in re.findall(
-        r"^rule (\w+):\n((?:    .*\n|\n)*)", (REPOSITORY / "Snakefile").read_text(encoding="utf-8"), re.MULTILINE
+        r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)*)",
+        (REPOSITORY / "Snakefile").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     if re.search(r"^        gpu=", text, re.MULTILINE)
 }

@@ -17,6 +17,8 @@ from tdabench.records import load_record, load_tensors, save_tensors
 FORMAT = "tdabench-bank"
 VERSION = 1
 FEWEST_SUBSETS = 3
+# Of the record: a bank of an experiment has all, one of others' arrays perhaps some.
+KINDS = {"settings": dict, "seed": int, "stream": list, "bank": dict, "commits": list, "shards": list}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,21 @@ def _check_record(record: Any) -> None:
         raise ValueError(f"The record's queries must be numbers of scored and tuning ones, got {queries!r}.")
     if not isinstance(hashes, dict) or "content" not in hashes:
         raise ValueError(f"The record's hashes must name the content's, got {hashes!r}.")
+    for name, kind in KINDS.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise ValueError(f"The record's {name} must be of type {kind.__name__}, got {record[name]!r}.")
+    if record.get("source") == "tdabench":
+        _check_experiments_record(record)
+
+
+def _check_experiments_record(record: Mapping[str, Any]) -> None:
+    missing = [name for name in KINDS if name not in record]
+    missing += [f"hashes.{role}" for role in ("dataset", "split") if role not in record["hashes"]]
+    missing += ["settings.train_size"] if "train_size" not in record.get("settings", {}) else []
+    if missing:
+        raise ValueError(f"The record of an experiment's bank must have {missing[0]}.")
+    if len(record["stream"]) != 3:
+        raise ValueError(f"The record's stream must name bank, repeat and train_size, got {record['stream']!r}.")
 
 
 def _names(tensors: Mapping[str, Tensor]) -> str:

@@ -170,6 +170,14 @@ def test_another_safetensors_file_is_no_bank(tmp_path):
             {"hashes": {"content": "abc"}},
             "The hash of its tensors is [0-9a-f]{64}, its record says abc: it was damaged",
         ),
+        ({"settings": "x"}, "settings must be of type dict, got 'x'"),
+        ({"commits": None}, "commits must be of type list, got None"),
+        ({"seed": 1.5}, "seed must be of type int, got 1.5"),
+        ({"source": "tdabench"}, "The record of an experiment's bank must have settings"),
+        (
+            {"source": "tdabench", "settings": {}, "seed": 0, "stream": [], "bank": {}, "commits": [], "shards": []},
+            r"The record of an experiment's bank must have hashes\.dataset",
+        ),
     ],
 )
 def test_a_record_that_disagrees_is_refused(tmp_path, change, message):
