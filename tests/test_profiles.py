@@ -40,7 +40,7 @@ def test_on_slurm_a_job_asks_for_memory_for_minutes_and_a_training_for_one_gpu(p
     resources = _resources(planned.stdout)
     assert planned.returncode == 0, planned.stderr
     assert set(resources) == {"dataset", "split", "retrain"}
-    assert all(re.search(r"mem_mb=\d.* runtime=\d", text) for text in resources.values())
+    assert all("mem_mb=4000" in text and "runtime=60" in text for text in resources.values())
     assert {rule for rule, text in resources.items() if "gpu=1" in text} == {"retrain"}
 
 
