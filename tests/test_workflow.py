@@ -846,6 +846,26 @@ def test_a_bank_made_on_two_cores_holds_the_same_numbers(interrupted, finished):
 
 
 @needs_proc
+@pytest.mark.slow
+def test_a_result_that_was_cut_off_on_the_disk_is_found_put_aside_and_made_anew_alone(finished, tmp_path):
+    place = finished.copy(tmp_path / "cut")
+    shard, table = place.results / "0/120/bank/1.safetensors", place.read("results/tiny/tables/lds.csv")
+    for name in ("0/120/lds", "0/120/growth", "0/120/compare", "tables"):  # a run that was not done yet
+        shutil.rmtree(place.results / name)
+    os.truncate(shard, shard.stat().st_size - 100)
+
+    first, second = (place.snakemake("--cores", "2", "tiny") for _ in range(2))
+
+    assert first.returncode != 0
+    assert "1.safetensors is damaged" in first.stdout + first.stderr
+    assert shard.with_name("1.safetensors.damaged").exists()
+    assert second.returncode == 0, second.stdout + second.stderr
+    redone = jobs(second.stdout + second.stderr)
+    assert "retrain 1" in redone
+    assert not redone & {"retrain 0", "train 0", "dataset", "split", *CHAINS, *each("attribute", *METHODS)}
+    assert place.read("results/tiny/tables/lds.csv") == table
+
+
 def test_a_second_run_in_the_same_folder_is_told_that_it_is_locked(interrupted):
     terminal = interrupted.second.stdout + interrupted.second.stderr
 

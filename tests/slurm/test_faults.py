@@ -63,6 +63,15 @@ def test_a_job_that_slurm_kills_for_its_memory_is_sent_again_with_more(place, un
     _assert_as_undisturbed(place, undisturbed)
 
 
+def test_a_job_that_is_killed_as_the_kernel_kills_is_sent_again(place, undisturbed):
+    place.write("KILL", "")
+    run = submit(place, "--profile", "profiles/cpu", SHARDS[0])
+
+    assert run.wait() == 0, run.terminal
+    assert run.terminal.count("has been submitted") == 2
+    _assert_as_undisturbed(place, undisturbed)
+
+
 @pytest.mark.parametrize("requeue", [False, True], ids=["Snakemake sends it again", "Slurm does"])
 def test_jobs_whose_node_goes_down_in_mid_bank_are_done_when_it_is_back(place, undisturbed, requeue):
     place.write("PAUSE", "")
