@@ -114,3 +114,8 @@ def browser() -> Iterator[Any]:
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield opened
     opened.quit()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, so that no process is left alone with it in the end."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")

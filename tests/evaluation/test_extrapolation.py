@@ -206,7 +206,7 @@ def _fit_curve(query, train, bank: Bank) -> float:
 @pytest.mark.parametrize(("chains", "draws", "memory"), [(2, 100, 0.7), (2, 30, 0.3), (1, 200, 0.6)])
 def test_the_interval_holds_the_limit_as_often_as_it_says_and_errs_less_than_a_fitted_curve(chains, draws, memory):
     many = draw_bank(make_generator(0, "population"), queries=3000, subsets=500)
-    hits, errors, fitted, banks = 0, [], [], 100
+    hits, errors, fitted, banks = 0, [], [], 50
     for place in range(banks):
         generator = make_generator(0, "coverage", place)
         bank = draw_bank(generator)
@@ -225,8 +225,8 @@ def test_the_interval_holds_the_limit_as_often_as_it_says_and_errs_less_than_a_f
         f"{chains} chains of {draws} draws, memory {memory}: coverage {coverage:.3f}, error {error:.4f} (mean "
         f"{np.mean(errors):+.4f}), of a fitted curve {error_of_fit:.4f} (mean {np.mean(fitted):+.4f})\n"
     )
-    # 95 % of 100 have a standard error of 2.2 %; the jackknife errs to the safe side.
-    assert coverage >= 0.95 - 2.5 * 0.022
+    # 95 % of 50 have a standard error of 3.1 %; the jackknife errs to the safe side.
+    assert coverage >= 0.95 - 2.5 * 0.031
     assert error < 0.75 * error_of_fit
 
 
