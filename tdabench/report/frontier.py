@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tdabench.config import Experiment
 from tdabench.records import load_table
@@ -71,6 +72,10 @@ def plot_frontier(
             row[0].set_title(f"n = {size:,}", loc="left")
         for axes, measure in zip(panels[-1], measures, strict=True):
             axes.set_xlabel(MEASURES[measure])
+            if measure == "cpu_seconds":  # they may span less than a decade
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         kind = "standard error over repeats" if count_repeats(lds) > 1 else "bootstrap interval"
         figure.suptitle(
             f"{lds['experiment'].iloc[0]}: LDS with its {kind}, against cost", fontsize=9, x=0.01, ha="left"
