@@ -54,7 +54,23 @@ def _measured(report: Mapping[str, Any]) -> str:
     ]
     places = ("checkpoint", "sampled")
     table = [[title, *(_number(curvature[place][key], form) for place in places)] for title, key, form in rows]
-    spacings = [
+    settled = "never settled" if pilot["relaxation"] is None else f"settled after {pilot['relaxation']}"
+    return "\n\n".join(
+        [
+            tabulate(table, headers=["", "at the checkpoint", "where the chain goes"], stralign="right"),
+            f"A pilot of {pilot['steps']} steps of {report['proposed']['step_size']:g} {settled}; mean training loss "
+            f"{pilot['mean_loss_checkpoint']:.3g} -> {pilot['mean_loss']:.3g}, distance {pilot['distance']:.3g}, "
+            f"autocorrelation time {pilot['autocorrelation_time']:.1f} steps.",
+            _spacings(report),
+            f"The calibration took {report['passes']:,} forward passes (a gradient counts as three). Here a step takes "
+            f"{seconds['step']:.2g} s, and a chain gives {seconds['effective_draws_a_second']:.2g} effective draws a "
+            "second.",
+        ]
+    )
+
+
+def _spacings(report: Mapping[str, Any]) -> str:
+    rows = [
         [
             "*" * (entry["steps"] == report["proposed"]["steps_between_draws"]),
             entry["steps"],
@@ -64,24 +80,8 @@ def _measured(report: Mapping[str, Any]) -> str:
         ]
         for entry in report["spacings"]
     ]
-    settled = "never settled" if pilot["relaxation"] is None else f"settled after {pilot['relaxation']}"
-    return "\n\n".join(
-        [
-            tabulate(table, headers=["", "at the checkpoint", "where the chain goes"], stralign="right"),
-            f"A pilot of {pilot['steps']} steps of {report['proposed']['step_size']:g} {settled}; mean training loss "
-            f"{pilot['mean_loss_checkpoint']:.3g} -> {pilot['mean_loss']:.3g}, distance {pilot['distance']:.3g}, "
-            f"autocorrelation time {pilot['autocorrelation_time']:.1f} steps.",
-            tabulate(
-                spacings,
-                headers=["", "steps between draws", "effective a draw", "passes a draw", "effective a million passes"],
-                disable_numparse=True,
-                stralign="right",
-            ),
-            f"The calibration took {report['passes']:,} forward passes (a gradient counts as three). Here a step takes "
-            f"{seconds['step']:.2g} s, and a chain gives {seconds['effective_draws_a_second']:.2g} effective draws a "
-            "second.",
-        ]
-    )
+    headers = ["", "steps between draws", "effective a draw", "passes a draw", "effective a million passes"]
+    return tabulate(rows, headers=headers, disable_numparse=True, stralign="right")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -87,8 +87,8 @@ class _Rig:
 
 def measure_costs(rig: _Rig) -> Costs:
     """Measure every kind of job; a method that fails at these sizes is left out, and it is said why."""
+    start_seconds = time.process_time()  # imports and data: every job has them
     _measure_training(rig, (rig.base // 2,))  # the first pass of a process is slower
-    start_seconds = time.process_time()  # with imports and data: every job has them
     model, training = _measure_training(rig, (rig.base // 2, 2 * rig.base))
     coefficients = {"train": fit_costs(training), "loss": fit_costs(list(_measure_losses(rig, model)))}
     if rig.experiment.bank is not None:
