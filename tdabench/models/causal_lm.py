@@ -1,0 +1,110 @@
+"""Causal language models of transformers: any architecture that the library itself knows."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tdabench.models.published import find_published, import_transformers, load_config, load_published
+from tdabench.seeds import isolated_random_state, make_generator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLM:
+    """Build any causal language model that transformers knows; code that comes with weights is never run.
+
+    Attributes:
+        weights: A folder with the model (relative to the data root), or its id on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub; ``null`` for the main one.
+        dtype: Of the parameters.
+    """
+
+    weights: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.weights.strip():
+            raise ValueError("model.weights must be a folder or an id on the Hugging Face hub, got an empty text.")
+
+    def build(self, inputs: Int[Tensor, "example position"], *, generator: torch.Generator) -> nn.Module:
+        """Refuse: the shape of the model is known only by its published weights.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"model.weights {self.weights!r} is a published model, which isn't trained from scratch here: set "
+            "'pretraining: published', or choose tdabench.models.gpt_neox:Pythia for random weights."
+        )
+
+    def fetch(self, root: Path) -> nn.Module:
+        """Load the published weights, in eval mode.
+
+        Args:
+            root: The folder that ``weights`` may be relative to.
+
+        Raises:
+            FileNotFoundError: If neither a folder nor the hub nor its cache has the model.
+            ValueError: If what is there is no such model, or damaged.
+        """
+        return load_published(find_published(self.weights, self.revision, root), dtype=self.dtype)
+
+
+def build_from_config(config: Any, *, dtype: str, generator: torch.Generator) -> nn.Module:
+    """Build a model of a transformers config with random weights, in eval mode, without dropout.
+
+    Args:
+        config: A ``PreTrainedConfig``.
+        dtype: Of the parameters, such as ``bfloat16``.
+        generator: The stream of the initialisation.
+    """
+    transformers = import_transformers()
+    with isolated_random_state(generator):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", dtype=getattr(torch, dtype)
+        )
+    return model.eval()
+
+
+def rebuild(config: Mapping[str, Any]) -> nn.Module:
+    """Build a model of the architecture that :func:`describe` gave, in eval mode; its weights are yet to be loaded.
+
+    Raises:
+        ValueError: If the installed transformers has no such architecture.
+    """
+    loaded = load_config(config)
+    return build_from_config(loaded, dtype=config.get("dtype") or "float32", generator=make_generator(0, "rebuild"))
+
+
+def describe(model: nn.Module) -> dict[str, Any] | None:
+    """Describe a model of transformers by its config, as JSON; ``None`` for a model that has none."""
+    config = getattr(model, "config", None)
+    as_json = getattr(config, "to_json_string", None)
+    if as_json is None:
+        return None
+    described = json.loads(as_json(use_diff=False))
+    described.pop("_name_or_path", None)  # a path of the machine that it was loaded on
+    return described
+
+
+def check_vocabulary(vocabulary: int, tokens: int) -> None:
+    """Check that a model knows every token of a tokenizer; a vocabulary that is padded to more is fine.
+
+    Args:
+        vocabulary: Rows of the model's embedding.
+        tokens: Tokens of the tokenizer, added ones included.
+
+    Raises:
+        ValueError: If the tokenizer has more.
+    """
+    if tokens > vocabulary:
+        raise ValueError(
+            f"The tokenizer has {tokens:,} tokens and the model's vocabulary {vocabulary:,}: they don't belong "
+            "together. Choose the model's own tokenizer, or for random weights a larger model.vocabulary."
+        )
