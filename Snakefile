@@ -104,6 +104,13 @@ def calibration_of(wildcards):
     return expand("results/{experiment}/{repeat}/{train_size}/calibrate/{method}.json", **wildcards)
 
 
+def pretrained_of(wildcards):
+    """Give the file of the weights that training starts from, if there is pretraining."""
+    if load_experiment(f"experiments/{wildcards.experiment}.yaml").pretraining is None:
+        return []
+    return f"results/{wildcards.experiment}/pretrained.safetensors"
+
+
 def has_bank(experiment):
     return experiment.bank is not None
 
@@ -205,6 +212,7 @@ checkpoint measure:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
     output:
         "results/{experiment}/measure/costs.json",
     log:
@@ -216,7 +224,26 @@ checkpoint measure:
     params:
         settings=settings_of("measure"),
     shell:
-        "tdabench measure {input.experiment} --dataset {input.dataset} --threads {threads}"
+        "tdabench measure {input.experiment} --dataset {input.dataset} --pretrained {input.pretrained} --threads {threads}"
+        " --output {output} > {log} 2>&1"
+
+
+rule pretrain:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+    output:
+        "results/{experiment}/pretrained.safetensors",
+    log:
+        "results/{experiment}/logs/pretrain.log",
+    resources:
+        gpu=1,
+        mem_mb=needs_of("pretrain", "mem_mb"),
+        runtime=needs_of("pretrain", "runtime"),
+    params:
+        settings=settings_of("pretrain"),
+    shell:
+        "tdabench pretrain {input.experiment} --dataset {input.dataset} --threads {threads}"
         " --output {output} > {log} 2>&1"
 
 
@@ -242,6 +269,7 @@ rule train:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         costs=costs_of,
     output:
@@ -256,7 +284,7 @@ rule train:
         settings=settings_of("train"),
     shell:
         "tdabench train {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --checkpoint {wildcards.checkpoint} --dataset {input.dataset} --split {input.split}"
+        " --checkpoint {wildcards.checkpoint} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -264,6 +292,7 @@ rule retrain:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         costs=costs_of,
     output:
@@ -278,7 +307,7 @@ rule retrain:
         settings=settings_of("retrain"),
     shell:
         "tdabench retrain {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --shard {wildcards.shard} --dataset {input.dataset} --split {input.split} --costs {input.costs}"
+        " --shard {wildcards.shard} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split} --costs {input.costs}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -286,6 +315,7 @@ rule calibrate:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         costs=costs_of,
@@ -301,7 +331,7 @@ rule calibrate:
         settings=settings_of("calibrate"),
     shell:
         "tdabench calibrate {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -309,6 +339,7 @@ rule sample:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
@@ -325,7 +356,7 @@ rule sample:
         settings=settings_of("sample"),
     shell:
         "tdabench sample {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --method {wildcards.method} --chain {wildcards.chain} --dataset {input.dataset} --split {input.split}"
+        " --method {wildcards.method} --chain {wildcards.chain} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --calibration {input.calibration} --threads {threads}"
         " --output {output} > {log} 2>&1"
 
@@ -334,6 +365,7 @@ rule attribute:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
@@ -351,7 +383,7 @@ rule attribute:
         settings=settings_of("attribute"),
     shell:
         "tdabench attribute {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --chains {input.chains} --calibration {input.calibration}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
@@ -360,6 +392,7 @@ rule vary:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         calibration=calibration_of,
@@ -376,7 +409,7 @@ rule vary:
         settings=settings_of("vary"),
     shell:
         "tdabench vary {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --method {wildcards.method} --dataset {input.dataset} --split {input.split}"
+        " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --calibration {input.calibration} --threads {threads}"
         " --output {output} > {log} 2>&1"
 
@@ -504,6 +537,7 @@ rule keep:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         costs=costs_of,
     output:
@@ -518,13 +552,14 @@ rule keep:
         settings=settings_of("keep"),
     shell:
         "tdabench keep {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --dataset {input.dataset} --split {input.split} --threads {threads} --output {output} > {log} 2>&1"
+        " --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split} --threads {threads} --output {output} > {log} 2>&1"
 
 
 rule remove:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
         costs=costs_of,
@@ -540,7 +575,7 @@ rule remove:
         settings=settings_of("remove"),
     shell:
         "tdabench remove {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --method {wildcards.method} --dataset {input.dataset} --split {input.split} --scores {input.scores}"
+        " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split} --scores {input.scores}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -586,6 +621,7 @@ rule sweep:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
         dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
         split="results/{experiment}/{repeat}/split.safetensors",
         checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
         costs=costs_of,
@@ -601,7 +637,7 @@ rule sweep:
         settings=settings_of("sweep"),
     shell:
         "tdabench sweep {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
-        " --point {wildcards.point} --dataset {input.dataset} --split {input.split}"
+        " --point {wildcards.point} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --threads {threads} --output {output} > {log} 2>&1"
 
 

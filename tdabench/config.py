@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tdabench.components import Component, build, require_mapping
 from tdabench.reading import read_yaml
@@ -34,6 +34,8 @@ class Experiment:
     (``data.mislabelled``). At least one of them.
 
     Attributes:
+        pretraining: What every training starts from: weights that are trained by this recipe on the data's text for
+            pretraining, or with ``published`` the model's own; without it, random ones, each time others.
         repeats: Whole repetitions with other seeds (the paper's five).
         checkpoints: Models trained on the whole attribution set; the first is attributed, ensembles use all.
         variance: Further attributions, which tell how much of the LDS's spread is checkpoint and random numbers.
@@ -48,6 +50,7 @@ class Experiment:
     bank: BankSettings | None = None
     removal: RemovalSettings | None = None
     methods: dict[str, Component]
+    pretraining: Recipe | Literal["published"] | None = None
     repeats: int = 1
     checkpoints: int = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
@@ -179,6 +182,8 @@ def load_experiment(path: Path | str) -> Experiment:
 
 def _parse_experiment(content: Any, name: str) -> Experiment:
     content = dict(require_mapping(content, "The experiment"))
+    if isinstance(content.get("data"), dict):
+        _require_json(content["data"], "data")
     if "name" in content:
         raise ValueError("Unknown key name: an experiment is named by its file.")
     sections = {
@@ -190,6 +195,8 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "variance": VarianceSettings,
         "sweep": SweepSettings,
     }
+    if isinstance(content.get("pretraining"), dict):
+        content["pretraining"] = build(Recipe, content["pretraining"], where="pretraining")
     for key in ("variance", "sweep"):
         if content.get(key, ...) is None:
             del content[key]
@@ -210,10 +217,14 @@ def _parse_component(content: Any, key: str, where: str) -> Component:
     settings = dict(require_mapping(content, where))
     if key not in settings:
         raise ValueError(f"{where} needs the key {key}: an import path such as package.module:Class.")
+    _require_json(settings, where)
+    return Component(path=settings.pop(key), settings=settings)
+
+
+def _require_json(settings: Any, where: str) -> None:
     try:
         json.dumps(settings, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
         ) from error
-    return Component(path=settings.pop(key), settings=settings)

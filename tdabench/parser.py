@@ -27,7 +27,11 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     measure = _add_stage(stages, "measure", "measure what jobs cost, on few examples")
     measure.add_argument("--dataset", type=Path, help="file of `dataset` (default: load the data)")
     _add_data(measure)
-    _add_machine(measure)
+    _add_model(measure)
+    pretrain = _add_stage(stages, "pretrain", "make the weights that every training starts from")
+    pretrain.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
+    _add_data(pretrain)
+    _add_machine(pretrain)
     _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
     train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
     train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
@@ -69,7 +73,7 @@ def _add_calibrate(stages: argparse._SubParsersAction) -> None:
     calibrate.add_argument(
         "--output", type=Path, help="file to write, for settings that say auto (default: print what all could be)"
     )
-    _add_machine(calibrate)
+    _add_model(calibrate)
     calibrate.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
 
@@ -123,7 +127,7 @@ def _add_plan(stages: argparse._SubParsersAction) -> argparse.ArgumentParser:
     plan.add_argument("--again", action="store_true", help="measure again, though there is a measurement")
     plan.add_argument("--dataset", type=Path, help="file of `dataset` (default: load the data)")
     _add_data(plan)
-    _add_machine(plan)
+    _add_model(plan)
     return plan
 
 
@@ -193,7 +197,7 @@ def _add_stage(
         stage.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
     if model:
         stage.add_argument("--train-size", type=int, required=True, help="size of the attribution set")
-        _add_machine(stage)
+        _add_model(stage)
     return stage
 
 
@@ -204,6 +208,11 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         default=Path(os.environ.get("TDABENCH_DATA", "data")),
         help="folder of the data (default: $TDABENCH_DATA, else data/)",
     )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pretrained", type=Path, nargs="?", help="file of `pretrain`, if there is pretraining")
+    _add_machine(command)
 
 
 def _add_machine(command: argparse.ArgumentParser) -> None:

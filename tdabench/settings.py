@@ -13,6 +13,7 @@ class DataSettings:
 
     Attributes:
         source: Import path of the dataset's class.
+        options: The settings of that class.
         train_sizes: Sizes of the attribution set. Each is the start of one random order, so that they are nested.
         queries: Scored queries, drawn from the test set.
         tuning_queries: Further queries, for settings that are chosen by looking at the LDS.
@@ -24,6 +25,7 @@ class DataSettings:
     """
 
     source: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     train_sizes: tuple[int, ...]
     queries: int
     tuning_queries: int = 0
@@ -31,8 +33,13 @@ class DataSettings:
     reference: int | str = "train"
     mislabelled: float = 0.0
 
+    @property
+    def component(self) -> Component:
+        """Give the dataset's class with its settings."""
+        return Component(path=self.source, settings=self.options)
+
     def __post_init__(self) -> None:
-        Component(path=self.source)
+        Component(path=self.source, settings=self.options)
         if not self.train_sizes or min(self.train_sizes) < 2 or len(set(self.train_sizes)) < len(self.train_sizes):
             raise ValueError(f"data.train_sizes must be different sizes of at least 2, got {list(self.train_sizes)}.")
         require_at_least("data", self, queries=1, tuning_queries=0, warmup=0)
@@ -70,6 +77,8 @@ class Recipe:
         recalibrate_norm: Whether batch norm's statistics are measured anew on the whole training set at the end: the
             running ones of a short training lag behind the weights, which is noise in every loss.
         precision: ``float32``, or ``bfloat16`` (autocast; fast only on devices with bfloat16 arithmetic).
+        microbatch: Most examples in memory at once: the gradients of a step's parts are summed; ``null`` for no limit.
+            Batch norm sees the parts apart.
     """
 
     optimizer: str
@@ -86,8 +95,11 @@ class Recipe:
     warmup_steps: int = 0
     recalibrate_norm: bool = False
     precision: str = "float32"
+    microbatch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.microbatch is not None and self.microbatch < 1:
+            raise ValueError(f"training.microbatch must be at least 1 or null, got {self.microbatch}.")
         require_choice("training", self, optimizer=("sgd", "adamw"), precision=("float32", "bfloat16"))
         require_at_least(
             "training", self, epochs=1, batch_size=1, weight_decay=0, schedule_start=0, schedule_end=0, warmup_steps=0

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from tdabench.components import Component, describe
-from tdabench.settings import VarianceSettings
+from tdabench.components import describe
+from tdabench.settings import Recipe, VarianceSettings
 from tdabench.sweeps import component_at
 
 if TYPE_CHECKING:
@@ -20,14 +20,19 @@ def slice_settings(experiment: "Experiment", method: str | None, point: str | No
     training = {
         "seed": experiment.seed,
         "model": describe(experiment.model),
-        "training": dataclasses.asdict(experiment.training),
+        "training": _describe_recipe(experiment.training),
         "reference": experiment.data.reference,
     }
     slices = {
         **_data_slices(experiment),
         "train": training,
+        "pretrain": {
+            "seed": experiment.seed,
+            "model": describe(experiment.model),
+            "pretraining": _describe_recipe(experiment.pretraining),
+        },
         # Not the methods: a new one must not divide the bank anew.
-        "measure": {**training, "source": describe(Component(path=experiment.data.source))},
+        "measure": {**training, "source": describe(experiment.data.component)},
         "retrain": {**training, "bank": dataclasses.asdict(experiment.bank) if experiment.bank else None},
         **_removal_slices(experiment, training),
         **_judgement_slices(experiment),
@@ -36,8 +41,16 @@ def slice_settings(experiment: "Experiment", method: str | None, point: str | No
     return slices if method is None else {**slices, **_method_slices(experiment, method)}
 
 
+def _describe_recipe(recipe: Recipe | str | None) -> Any:
+    if not isinstance(recipe, Recipe):
+        return recipe
+    described = dataclasses.asdict(recipe)
+    described.pop("microbatch")  # how much is in memory at once, not what comes out
+    return described
+
+
 def _data_slices(experiment: "Experiment") -> dict[str, Any]:
-    data, source = experiment.data, describe(Component(path=experiment.data.source))
+    data, source = experiment.data, describe(experiment.data.component)
     split = {"source": source, "seed": experiment.seed}
     split |= {key: getattr(data, key) for key in ("queries", "tuning_queries", "warmup")}
     if data.mislabelled:  # absent otherwise: splits made before there was this key stay valid

@@ -23,7 +23,7 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 ROOM_SOURCES = [source for source in SOURCES if source.split("/")[0] in ROOMS]
 
 # What a room may import besides its own modules; records only where files are made (traces, tables).
-SHARED = {"config", "settings", "seeds", "cost", "progress", "planning", "rows"}
+SHARED = {"config", "examples", "settings", "seeds", "cost", "progress", "planning", "rows"}
 ALSO = {"attributors": {"records", "devices"}, "report": {"records"}}
 
 # Who may write: results and their folders; scratch of the public check; the peak of memory is reset through /proc.

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Examples = dict[str, Tensor]
+from tdabench.examples import Examples as Examples  # authors of a method find them here
+from tdabench.examples import batches as batches
+from tdabench.examples import num_examples as num_examples
+from tdabench.examples import take as take
+
 LossFn = Callable[[nn.Module, Examples], Tensor]
 
 
@@ -21,11 +25,13 @@ class Problem:
     Attributes:
         models: Trained checkpoints in eval mode; ``models[0]`` is the one attributed, ensembles use all.
         loss: ``(model, examples) -> (example,)``: each example's loss in nats, without label smoothing.
-        train: The attribution set: ``image`` (channels last, normalised) and ``label``.
+        train: The attribution set: ``image`` (channels last, normalised) and ``label``; or of language ``input_ids``
+            and ``labels``, which are -100 where a token doesn't count (padding on the right, a prompt on the left).
         query: The queries, in the same form.
         reference: The data that defines the loss landscape (curvature factors, SGLD's minibatches).
         workspace: Folder for scratch files, empty at the start; its growth counts as the method's disk use.
-        token_loss: ``(model, examples) -> (example, position)``, for language models only.
+        token_loss: ``(model, examples) -> (example, position)``, for language models only: each token's loss given
+            those before it, 0 where it doesn't count; ``loss`` is its sum over positions.
     """
 
     models: tuple[nn.Module, ...]
@@ -115,29 +121,6 @@ class Unsupported(Exception):
 
 class Diverged(ValueError):
     """Raised by a method none of whose draws can be used; a sweep shows it as a point's result."""
-
-
-def num_examples(examples: Examples) -> int:
-    """Give the length of the first axis.
-
-    Raises:
-        ValueError: If the tensors' lengths differ.
-    """
-    lengths = {name: len(values) for name, values in examples.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"Examples must have one length, got {lengths}.")
-    return next(iter(lengths.values()))
-
-
-def take(examples: Examples, chosen: Tensor | slice) -> Examples:
-    """Choose examples by index or slice."""
-    return {name: values[chosen] for name, values in examples.items()}
-
-
-def batches(examples: Examples, size: int) -> Iterator[Examples]:
-    """Split examples into consecutive batches of at most ``size``."""
-    for start in range(0, num_examples(examples), size):
-        yield take(examples, slice(start, start + size))
 
 
 def copy_model(model: nn.Module) -> nn.Module:

@@ -2,15 +2,55 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from tdabench.examples import Examples
 from tdabench.settings import DataSettings
 
-Examples = dict[str, Tensor]
+
+@runtime_checkable
+class Data(Protocol):
+    """A dataset in memory.
+
+    Attributes:
+        sizes: How many examples each part has: ``train``, ``test``, and whatever else there is.
+        details: What belongs into the record of a result file, beside the tensors.
+    """
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Count the examples of each part."""
+        ...
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Give the record's part."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what a result file holds."""
+        ...
+
+    def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
+        """Give examples of a part on a device."""
+        ...
+
+
+class Source(Protocol):
+    """Where a dataset comes from: a frozen dataclass of its options."""
+
+    def load(self, root: Path) -> Data:
+        """Load the data, from the data root, from a package, or downloaded.
+
+        Raises:
+            FileNotFoundError: If they are neither there nor can be downloaded.
+            ValueError: If a file is corrupt.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +81,18 @@ class ImageData:
                 f"label_names has {len(self.label_names)} names for {num_labels} labels: name every label, or none."
             )
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Give how many examples each part has."""
+        return {"train": len(self.train_labels), "test": len(self.test_labels)}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Give what belongs into the record of a result file, beside the tensors."""
+        return {"label_names": self.label_names}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a result file holds; the names of the labels go into its record."""
+        """Give what a result file holds."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
@@ -58,19 +108,6 @@ class ImageData:
             "image": normalised.to(device, memory_format=torch.channels_last),
             "label": labels.long().to(device),
         }
-
-
-class ImageSource(Protocol):
-    """A dataset: a frozen dataclass of its settings that can load itself."""
-
-    def load(self, root: Path) -> ImageData:
-        """Load the images, from the data root or from a package.
-
-        Raises:
-            FileNotFoundError: If they are neither there nor can be downloaded.
-            ValueError: If a file is corrupt.
-        """
-        ...
 
 
 def split_indices(

@@ -23,6 +23,7 @@ STAGES = {
     "removal": ("contrast", "keep", "remove"),
     "sweep": ("sweep",),
     "truth": ("dataset", "retrain", "split", "train"),
+    "pretraining": ("pretrain",),
 }
 
 

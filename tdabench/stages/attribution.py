@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tdabench.components import Component, instantiate
-from tdabench.data.base import Examples
+from tdabench.examples import Examples, num_examples
 from tdabench.files import check_place
 from tdabench.progress import progress
 from tdabench.records import load_json, load_record, load_tensors, save_tensors
@@ -46,7 +46,7 @@ def attribute(arguments: argparse.Namespace) -> None:
         return
     status = "; ".join(["ok", *(f"warning: {message}" for message in attribution.warnings)])
     record = bench.record(arguments, attribution.cost, status=status, **details)
-    num_queries = len(bench.query["label"])
+    num_queries = num_examples(bench.query)
     tensors = {"scores": attribution.scores[:num_queries]}
     if bench.planted is not None:
         tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
@@ -185,12 +185,14 @@ def make_problem(
 ) -> "Problem":
     """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
     from tdabench.attributors.base import Problem
-    from tdabench.training.losses import image_loss
+    from tdabench.training.losses import losses_of
 
+    losses = losses_of(bench.train)
     paths = [*arguments.checkpoints[first:], *arguments.checkpoints[:first]]
     return Problem(
         models=tuple(bench.load_model(path) for path in paths),
-        loss=image_loss,
+        loss=losses.loss,
+        token_loss=losses.token_loss,
         train=bench.train,
         query=query,
         reference=bench.reference,

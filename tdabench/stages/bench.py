@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
-from tdabench.data.base import Examples, ImageData
+from tdabench.data.base import Data
+from tdabench.data.restore import restore_data
 from tdabench.devices import choose_device
+from tdabench.examples import Examples, inputs_of
 from tdabench.records import load_record, load_tensors, make_record
 
 
@@ -23,7 +25,8 @@ class Bench:
         torch.set_num_threads(arguments.threads)
         self.experiment = load_experiment(arguments.experiment)
         self.device = choose_device(arguments.device)
-        self.images = load_images(arguments.dataset)
+        self.data = load_data(arguments.dataset)
+        self.factory = ModelFactory(self.experiment, getattr(arguments, "pretrained", None))
         self.split = load_tensors(arguments.split)
         self.size = arguments.train_size
         if self.size not in self.experiment.data.train_sizes:
@@ -44,12 +47,12 @@ class Bench:
     @functools.cached_property
     def query(self) -> Examples:
         """The scored queries, then the tuning queries."""
-        return self.images.examples("test", torch.cat([self.split["query"], self.split["tuning"]]), self.device)
+        return self.data.examples("test", torch.cat([self.split["query"], self.split["tuning"]]), self.device)
 
     @functools.cached_property
     def tuning(self) -> Examples:
         """The tuning queries, without the scored ones: all that a choice of settings may see."""
-        return self.images.examples("test", self.split["tuning"], self.device)
+        return self.data.examples("test", self.split["tuning"], self.device)
 
     @functools.cached_property
     def reference(self) -> Examples:
@@ -60,7 +63,7 @@ class Bench:
 
     def _pool(self, count: int) -> Examples:
         """Give the start of the pool; only what is in the attribution set has planted labels."""
-        examples = self.images.examples("train", self.split["pool"][:count], self.device)
+        examples = self.data.examples("train", self.split["pool"][:count], self.device)
         planted = self.planted
         if planted is not None:
             labels = self.split["planted_labels"][: len(planted)]
@@ -77,27 +80,20 @@ class Bench:
     @functools.cached_property
     def warmup(self) -> Examples:
         """The held-out warm-up set."""
-        return self.images.examples("train", self.split["warmup"], self.device)
-
-    @functools.cached_property
-    def builder(self) -> Any:
-        """The model's builder, with its settings."""
-        return instantiate(self.experiment.model, "model")
+        return self.data.examples("train", self.split["warmup"], self.device)
 
     def retrain(self, examples: Examples, generator: torch.Generator, *, description: str | None = None) -> nn.Module:
-        """Build a model and train it."""
+        """Train a model from the start."""
         from tdabench.training.recipe import train as run_recipe
 
-        model = self.builder.build(self.reference["image"], generator=generator).to(self.device)
+        model = self.factory.start(self.reference, generator=generator).to(self.device)
         recipe = self.experiment.training
         run_recipe(model, examples, recipe, generator=generator, warmup=self.warmup, description=description)
         return model
 
     def load_model(self, path: Path) -> nn.Module:
         """Load a checkpoint, in eval mode."""
-        model = self.builder.build(self.reference["image"], generator=torch.Generator())
-        model.load_state_dict(load_tensors(path))
-        return model.to(self.device).eval()
+        return self.factory.load(path, self.reference).to(self.device).eval()
 
     def record(self, arguments: argparse.Namespace, cost: Any, **details: Any) -> dict[str, Any]:
         """Describe a result of this bench."""
@@ -106,15 +102,57 @@ class Bench:
             "data": experiment.data,
             "model": experiment.model,
             "training": experiment.training,
+            "pretraining": experiment.pretraining,
             "train_size": self.size,
         }
         calibration = getattr(arguments, "calibration", None)
         inputs = [arguments.dataset, arguments.split]
         inputs += [*getattr(arguments, "checkpoints", []), *getattr(arguments, "chains", [])]
-        inputs += [calibration] if calibration else []
+        inputs += [path for path in (calibration, getattr(arguments, "pretrained", None)) if path]
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
 
 
-def load_images(path: Path) -> ImageData:
+class ModelFactory:
+    """Makes an experiment's models: as training starts from them, and as they were trained."""
+
+    def __init__(self, experiment: Experiment, pretrained: Path | None) -> None:
+        if (experiment.pretraining is None) != (pretrained is None):
+            raise ValueError(
+                "The experiment has no pretraining: leave --pretrained out."
+                if pretrained
+                else f"{experiment.name} has pretraining: name the file of `tdabench pretrain` by --pretrained."
+            )
+        self.experiment, self.pretrained = experiment, pretrained
+
+    @functools.cached_property
+    def builder(self) -> Any:
+        """The model's builder, with its settings."""
+        return instantiate(self.experiment.model, "model")
+
+    def start(self, examples: Examples, *, generator: torch.Generator) -> nn.Module:
+        """Make the model that training starts from: pretrained, or freshly initialised.
+
+        Args:
+            examples: What the model is for: a builder may look at sizes, or measure statistics.
+        """
+        if self.pretrained is not None:
+            return self.load(self.pretrained, examples)
+        return self.builder.build(inputs_of(examples), generator=generator)
+
+    def load(self, path: Path, examples: Examples) -> nn.Module:
+        """Load a model that was trained, from its file."""
+        from tdabench.models.causal_lm import rebuild
+        from tdabench.models.states import write_state
+
+        config = None if self.pretrained is None else load_record(self.pretrained)["config"]
+        if config is None:
+            model = self.builder.build(inputs_of(examples), generator=torch.Generator())
+        else:
+            model = rebuild(config)
+        write_state(model, load_tensors(path))
+        return model
+
+
+def load_data(path: Path) -> Data:
     """Load the file of the stage ``dataset``."""
-    return ImageData(**load_tensors(path), label_names=tuple(load_record(path).get("label_names", ())))
+    return restore_data(load_tensors(path), load_record(path))

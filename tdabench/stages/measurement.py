@@ -16,17 +16,18 @@ from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
 from tdabench.attributors.run import run_attributor, run_calibration, run_chain, score_chains
-from tdabench.components import Component, instantiate
+from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
-from tdabench.data.base import Examples, ImageData
+from tdabench.data.base import Data
 from tdabench.devices import choose_device
+from tdabench.examples import Examples
 from tdabench.planning.costs import QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
 from tdabench.records import make_record, save_json
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import load_images
-from tdabench.training.losses import image_loss, image_loss_and_margin
+from tdabench.stages.bench import ModelFactory, load_data
+from tdabench.training.losses import losses_of
 
 logger = logging.getLogger(__name__)
 Measured = tuple[Size, dict[str, float]]
@@ -37,10 +38,11 @@ def measure(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     experiment = load_experiment(arguments.experiment)
     if arguments.dataset is None:
-        images = instantiate(Component(path=experiment.data.source), "data.source").load(arguments.data)
+        data = instantiate(experiment.data.component, "data.options").load(arguments.data)
     else:
-        images = load_images(arguments.dataset)
-    rig = _Rig(experiment, images, choose_device(arguments.device), arguments.threads)
+        data = load_data(arguments.dataset)
+    factory = ModelFactory(experiment, arguments.pretrained)
+    rig = _Rig(experiment, data, factory, choose_device(arguments.device), arguments.threads)
     with measure_cost(rig.device) as cost:
         costs = measure_costs(rig)
     for kind, problem in costs.problems.items():
@@ -56,14 +58,15 @@ class _Rig:
     """What everything is measured on."""
 
     experiment: Experiment
-    images: ImageData
+    data: Data
+    factory: ModelFactory
     device: torch.device
     threads: int
 
     def examples(self, part: str, count: int) -> Examples:
         """Give examples from the start of a part; over again, where it has too few."""
-        there = len(getattr(self.images, f"{part}_labels"))
-        return self.images.examples(part, torch.arange(count) % there, self.device)
+        there = self.data.sizes[part]
+        return self.data.examples(part, torch.arange(count) % there, self.device)
 
     def generator(self, *stream: str | int) -> torch.Generator:
         return make_generator(self.experiment.seed, "measure", *stream)
@@ -109,7 +112,6 @@ def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list
     """Train on small sets, for two epochs and without warm-up, by the recipe; give the last model too."""
     from tdabench.training.recipe import train
 
-    builder = instantiate(rig.experiment.model, "model")
     recipe = rig.experiment.training
     recipe = dataclasses.replace(recipe, epochs=min(recipe.epochs, 2), warmup_steps=0)
     warmup = rig.examples("train", 0)
@@ -118,7 +120,7 @@ def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list
         examples = rig.examples("train", count)
         with measure_cost(rig.device) as cost:
             generator = rig.generator("train", count)
-            model = builder.build(examples["image"], generator=generator).to(rig.device)
+            model = rig.factory.start(examples, generator=generator).to(rig.device)
             train(model, examples, recipe, generator=generator, warmup=warmup, description=None)
         disk = sum(value.nbytes for value in model.state_dict().values())
         measured.append((Size(train=recipe.epochs * count), rig.quantities(cost, disk)))
@@ -131,7 +133,7 @@ def _measure_losses(rig: _Rig, model: nn.Module) -> Iterator[Measured]:
     for count in (rig.base // 2, 2 * rig.base):
         query = rig.examples("test", count)
         with measure_cost(rig.device) as cost:
-            measure_queries(model, query, image_loss_and_margin)
+            measure_queries(model, query, losses_of(query).loss_and_margin)
         yield Size(query=count), rig.quantities(cost)
 
 
@@ -184,11 +186,14 @@ def _run(rig: _Rig, method: str, attributor: Any, problem: Problem, size: Size) 
 @contextlib.contextmanager
 def _lend_problem(rig: _Rig, model: nn.Module, size: Size) -> Iterator[Problem]:
     """Make a problem of a size; all its checkpoints are one model, which costs as much as several."""
+    train = rig.examples("train", size.train)
+    losses = losses_of(train)
     with tempfile.TemporaryDirectory() as folder:
         yield Problem(
             models=tuple(copy.deepcopy(model) for _ in range(rig.experiment.checkpoints)),
-            loss=image_loss,
-            train=rig.examples("train", size.train),
+            loss=losses.loss,
+            token_loss=losses.token_loss,
+            train=train,
             query=rig.examples("test", size.query),
             reference=rig.examples("train", size.reference),
             workspace=Path(folder),

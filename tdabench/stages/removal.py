@@ -123,13 +123,13 @@ def _stream(arguments: argparse.Namespace) -> tuple[str | int, ...]:
 
 
 def _how(bench: Bench, stream: tuple[str | int, ...]) -> dict[str, Any]:
-    from tdabench.training.losses import image_loss_and_margin
+    from tdabench.training.losses import losses_of
 
     return {
         "seed": bench.experiment.seed,
         "stream": stream,
         "retrain": bench.retrain,
-        "measure": image_loss_and_margin,
+        "measure": losses_of(bench.query).loss_and_margin,
     }
 
 

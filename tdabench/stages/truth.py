@@ -4,16 +4,16 @@ import argparse
 import dataclasses
 import logging
 
-from tdabench.components import Component, instantiate
+from tdabench.components import instantiate
 from tdabench.config import load_experiment
 from tdabench.cost import measure_cost
-from tdabench.data.base import split_indices
+from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.planning.costs import load_costs
 from tdabench.planning.jobs import num_shards
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench, load_images
+from tdabench.stages.bench import Bench, load_data
 from tdabench.stages.sweep import check_points
 
 logger = logging.getLogger(__name__)
@@ -26,29 +26,31 @@ def dataset(arguments: argparse.Namespace) -> None:
         instantiate(method, f"methods.{name}")
     check_points(experiment)
     instantiate(experiment.model, "model")
-    source = instantiate(Component(path=experiment.data.source), "data.source")
+    source = instantiate(experiment.data.component, "data.options")
     with measure_cost() as cost:
-        images = source.load(arguments.data)
-    record = make_record({"source": experiment.data.source}, cost=cost, label_names=images.label_names)
-    save_tensors(arguments.output, images.tensors(), record)
+        data = source.load(arguments.data)
+    record = make_record({"source": experiment.data.source, "options": source}, cost=cost, **data.details)
+    save_tensors(arguments.output, data.tensors(), record)
 
 
 def split(arguments: argparse.Namespace) -> None:
     """Draw the attribution pool, the queries and the warm-up set of one repeat, and plant wrong labels."""
     experiment = load_experiment(arguments.experiment)
-    images = load_images(arguments.dataset)
+    data = load_data(arguments.dataset)
     stream = ("split", arguments.repeat)
     indices = split_indices(
-        len(images.train_labels),
-        len(images.test_labels),
+        data.sizes["train"],
+        data.sizes["test"],
         experiment.data,
         generator=make_generator(experiment.seed, *stream),
     )
     if experiment.data.mislabelled:
+        if not isinstance(data, ImageData):
+            raise ValueError("data.mislabelled plants wrong labels in images; text has no labels: leave it out.")
         indices |= plant_wrong_labels(
-            images.train_labels[indices["pool"]],
+            data.train_labels[indices["pool"]],
             experiment.data.mislabelled,
-            classes=images.train_labels.unique(),
+            classes=data.train_labels.unique(),
             generator=make_generator(experiment.seed, *stream, "mislabelled"),
         )
     record = make_record({"data": experiment.data}, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
@@ -57,6 +59,8 @@ def split(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one checkpoint on the whole attribution set."""
+    from tdabench.models.states import read_state
+
     bench = Bench(arguments)
     stream = ("checkpoint", arguments.repeat, arguments.train_size, arguments.checkpoint)
     with measure_cost(bench.device) as cost:
@@ -67,13 +71,13 @@ def train(arguments: argparse.Namespace) -> None:
             f"Checkpoint {arguments.checkpoint} diverged: lower training.learning_rate "
             f"({bench.experiment.training.learning_rate})."
         )
-    save_tensors(arguments.output, model.state_dict(), bench.record(arguments, cost, stream=stream))
+    save_tensors(arguments.output, read_state(model), bench.record(arguments, cost, stream=stream))
 
 
 def retrain(arguments: argparse.Namespace) -> None:
     """Retrain on the subsets of one shard and keep every query's loss and margin."""
     from tdabench.training.bank import fill_shard
-    from tdabench.training.losses import image_loss_and_margin
+    from tdabench.training.losses import losses_of
 
     bench = Bench(arguments)
     costs = None if arguments.costs is None else load_costs(arguments.costs)
@@ -88,7 +92,7 @@ def retrain(arguments: argparse.Namespace) -> None:
             seed=bench.experiment.seed,
             stream=stream,
             retrain=bench.retrain,
-            measure=image_loss_and_margin,
+            measure=losses_of(bench.query).loss_and_margin,
         )
     diverged = int(shard["loss"].isnan().any(dim=2).sum())
     if diverged:

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tdabench.examples import Examples, batches, device_of, num_examples, take
 from tdabench.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.settings import BankSettings
+from tdabench.training.losses import batch_size_of
 
-Examples = dict[str, Tensor]
 Retrain = Callable[[Examples, torch.Generator], nn.Module]
 Measure = Callable[[nn.Module, Examples], tuple[Tensor, Tensor]]
 # Nats: a loss or margin beyond any that a trained model has.
@@ -74,10 +75,10 @@ def fill_shard(
     for subset, index in progress(runs, f"retrain, shard {shard + 1}/{settings.shards}"):
         if index == 0:
             mask_stream = make_generator(seed, *stream, "subset", subset)
-            masks.append(draw_mask(len(train["label"]), settings, generator=mask_stream))
-        chosen = masks[-1].to(train["label"].device)
+            masks.append(draw_mask(num_examples(train), settings, generator=mask_stream))
+        chosen = masks[-1].to(device_of(train))
         model_stream = make_generator(seed, *stream, "subset", subset, "retrain", index)
-        model = retrain({name: values[chosen] for name, values in train.items()}, model_stream)
+        model = retrain(take(train, chosen), model_stream)
         loss, margin = measure_queries(model, query, measure)
         losses.append(loss)
         margins.append(margin)
@@ -91,12 +92,10 @@ def fill_shard(
 
 @torch.no_grad()
 def measure_queries(
-    model: nn.Module, query: Examples, measure: Measure, *, batch_size: int = 500
+    model: nn.Module, query: Examples, measure: Measure, *, batch_size: int | None = None
 ) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
     """Measure every query; if a value is not finite, or beyond a million, the model diverged: all are NaN."""
-    parts = []
-    for start in range(0, len(query["label"]), batch_size):
-        parts.append(measure(model, {name: values[start : start + batch_size] for name, values in query.items()}))
+    parts = [measure(model, part) for part in batches(query, batch_size or batch_size_of(query))]
     loss, margin = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
     if not all((values.abs() < DIVERGED).all() for values in (loss, margin)):  # NaN is not
         return torch.full_like(loss, torch.nan), torch.full_like(margin, torch.nan)

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from tdabench.examples import Examples, device_of, is_text, num_examples, take
 from tdabench.progress import progress
 from tdabench.seeds import fork_generator
 from tdabench.settings import Recipe
-
-Examples = dict[str, Tensor]
+from tdabench.training.losses import losses_of
 
 
 def train(
@@ -34,17 +33,20 @@ def train(
         description: Name of a progress bar over the steps; without it there is none.
 
     Raises:
-        ValueError: If the training set is empty, or warm-up steps are asked for without a warm-up set.
+        ValueError: If the training set is empty, warm-up steps are asked for without a warm-up set, or batch norm is
+            to be recalibrated and there are no images.
     """
-    num_train = len(train["label"])
+    num_train = num_examples(train)
     if num_train == 0:
         raise ValueError("Can't train on an empty training set.")
     if recipe.warmup_steps and not warmup:
         raise ValueError(
             f"training.warmup_steps is {recipe.warmup_steps}, but there is no warm-up set: set data.warmup."
         )
+    if recipe.recalibrate_norm and "image" not in train:
+        raise ValueError("training.recalibrate_norm is for models of images: leave it out.")
     optimizer = _make_optimizer(model, recipe)
-    order = fork_generator(generator, train["label"].device)
+    order = fork_generator(generator, device_of(train))
     model.train()
     if recipe.warmup_steps:
         _scale_learning_rates(optimizer, recipe.schedule_start)
@@ -78,25 +80,43 @@ def _recalibrate_norm(model: nn.Module, train: Examples, batch_size: int = 500) 
 
 def _batches(examples: Examples, steps: int, batch_size: int, order: torch.Generator) -> Iterator[Examples]:
     """Give batches of equal size (to within one example), each epoch in a new order."""
-    count = len(examples["label"])
+    count = num_examples(examples)
     permutation: list[Tensor] = []
     for _ in range(steps):
         if not permutation:
-            shuffled = torch.randperm(count, generator=order, device=examples["label"].device)
+            shuffled = torch.randperm(count, generator=order, device=device_of(examples))
             permutation = list(shuffled.tensor_split(math.ceil(count / batch_size)))
-        chosen = permutation.pop()
-        yield {name: values[chosen] for name, values in examples.items()}
+        yield take(examples, permutation.pop())
 
 
 def _step(model: nn.Module, batch: Examples, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
     enabled = recipe.precision == "bfloat16"
-    with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=enabled):
-        logits = model(batch["image"])
-    # The mean; Jordan's sum over a batch of 1,024 is in the learning rate.
-    loss = functional.cross_entropy(logits.float(), batch["label"], label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for part, share in _microbatches(batch, recipe.microbatch):
+        with torch.autocast(device_of(batch).type, torch.bfloat16, enabled=enabled):
+            # The mean; Jordan's sum over a batch of 1,024 is in the learning rate.
+            loss = losses_of(part).mean_loss(model, part, recipe.label_smoothing)
+        (loss * share).backward()
     optimizer.step()
+
+
+def _microbatches(batch: Examples, size: int | None) -> Iterator[tuple[Examples, float]]:
+    """Divide a batch into parts of at most ``size``, each with its share of what counts in the mean."""
+    if size is None or size >= num_examples(batch):
+        yield batch, 1.0
+        return
+    weights = _counted(batch)
+    total = weights.sum()
+    for start in range(0, num_examples(batch), size):
+        part = slice(start, start + size)
+        yield take(batch, part), float(weights[part].sum() / total)
+
+
+def _counted(batch: Examples) -> Tensor:
+    """Give how many labels of each example count."""
+    if is_text(batch):
+        return (batch["labels"][:, 1:] >= 0).sum(dim=1).double()
+    return torch.ones(num_examples(batch), dtype=torch.float64)
 
 
 def _triangle(done: float, recipe: Recipe) -> float:

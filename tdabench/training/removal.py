@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tdabench.examples import Examples, device_of, num_examples, take
 from tdabench.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.settings import RemovalSettings
-from tdabench.training.bank import Examples, Measure, Retrain, measure_queries
+from tdabench.training.bank import Measure, Retrain, measure_queries
 
 Stream = tuple[str | int, ...]
 
@@ -79,7 +80,7 @@ def remove_most_helpful(
         the matched examples that are the removed ones themselves; and ``removed`` (query, largest count), best first.
         A model that diverged has NaN.
     """
-    labels = train["label"].cpu()
+    labels = train["label"].cpu() if "label" in train else torch.zeros(num_examples(train), dtype=torch.long)
     shape = (len(settings.counts), settings.queries, settings.retrains)
     losses = {"removed_loss": torch.full(shape, torch.nan), "matched_loss": torch.full(shape, torch.nan)}
     overlap = torch.zeros(shape)
@@ -89,7 +90,7 @@ def remove_most_helpful(
         matched = draw_matched(removed, labels, generator=make_generator(seed, *address, "matched", count))
         overlap[place, one, index] = torch.isin(matched, removed).float().mean()
         for name, kept in zip(losses, align_arms(removed, matched, labels), strict=True):
-            arm = _take(train, kept)
+            arm = take(train, kept.to(device_of(train)))
             losses[name][place, one, index] = _query_loss(arm, query, one, seed, address, retrain, measure)
     largest = max(settings.counts)
     chosen = torch.stack([most_helpful(row, largest) for row in scores[: settings.queries]])
@@ -133,8 +134,4 @@ def _query_loss(
     train: Examples, query: Examples, one: int, seed: int, address: Stream, retrain: Retrain, measure: Measure
 ) -> Tensor:
     model = retrain(train, make_generator(seed, *address, "model"))
-    return measure_queries(model, _take(query, torch.tensor([one])), measure)[0].squeeze(0)
-
-
-def _take(examples: Examples, chosen: Int[Tensor, " chosen"]) -> Examples:
-    return {name: values[chosen.to(values.device)] for name, values in examples.items()}
+    return measure_queries(model, take(query, slice(one, one + 1)), measure)[0].squeeze(0)
