@@ -22,7 +22,7 @@ from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Re
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
-    "dataset", "pretrain", "split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties",
+    "dataset", "split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties",
     "diagnose", "grow", "report",
 )  # fmt: skip
 EXPERIMENT: dict[str, Any] = {
@@ -260,7 +260,7 @@ def test_every_class_of_a_built_in_experiment_can_be_instantiated(path):
 @pytest.mark.parametrize(
     ("place", "known"),
     [
-        (("epochs",), "seed, data, model, training, bank, removal, methods, pretraining, repeats, checkpoints, evaluation"),
+        (("epochs",), "seed, data, model, training, bank, removal, methods, pretraining, repeats, checkpoints"),
         (("data", "train_size"), "source, options, train_sizes, queries, tuning_queries, warmup, reference"),
         (("training", "lr"), "optimizer, epochs, batch_size, learning_rate"),
         (("bank", "alpha"), "subsets, fraction, sampling, retrains, shards"),
