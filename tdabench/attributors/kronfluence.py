@@ -19,12 +19,10 @@ from tdabench.attributors.factors import gradients_within, require_disk
 from tdabench.attributors.processes import data_parallel
 from tdabench.attributors.run import AttributionWarning
 from tdabench.attributors.tasks import make_task, output_embeddings, tracked_layers
-from tdabench.attributors.tokens import is_language
+from tdabench.attributors.tokens import BATCH_TOKENS, is_language
 from tdabench.cost import phase
 from tdabench.seeds import isolated_random_state
 
-# Tokens of a batch by default: enough to keep the cores busy, and their logits over 50,000 words take 0.4 GiB.
-BATCH_TOKENS = 2048
 # Memory of the queries' preconditioned gradients by default, for language models.
 QUERY_BYTES = 2**30
 # Parts of the layers that are scored one after the other with low_memory: kronfluence's own number.

@@ -8,6 +8,8 @@ from tdabench.attributors.base import Examples
 
 # The label of a token that doesn't count, as in transformers.
 IGNORED = -100
+# Tokens of a batch by default: enough to keep the cores busy, and their logits over 50,000 words take 0.4 GiB.
+BATCH_TOKENS = 2048
 
 
 def is_language(examples: Examples) -> bool:
