@@ -1,22 +1,32 @@
 """EK-FAC, K-FAC, diagonal Fisher and GradSim through kronfluence (Grosse et al., 2023, arXiv:2308.03296)."""
 
 import dataclasses
+import math
+import warnings
 
 import torch
 from jaxtyping import Float
 from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
-from kronfluence.task import Task
+from kronfluence.utils.common.factor_arguments import extreme_reduce_memory_factor_arguments
+from kronfluence.utils.common.score_arguments import extreme_reduce_memory_score_arguments
 from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
-from tdabench.attributors.passes import GRADIENT, counted
+from tdabench.attributors.factors import gradients_within, require_disk
 from tdabench.attributors.processes import data_parallel
+from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.tasks import make_task, output_embeddings, tracked_layers
+from tdabench.attributors.tokens import BATCH_TOKENS, is_language
 from tdabench.cost import phase
 from tdabench.seeds import isolated_random_state
+
+# Memory of the queries' preconditioned gradients by default, for language models.
+QUERY_BYTES = 2**30
+# Parts of the layers that are scored one after the other with low_memory: kronfluence's own number.
+SCORE_PARTS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,21 +36,30 @@ class Kronfluence:
     kronfluence tracks exact ``nn.Linear`` and ``nn.Conv2d`` layers only; other parameters are left out, and so are
     layers whose weight is frozen. Its labels of the Fisher are sampled from the model; the sampling is seeded.
 
+    Of language models the output embedding (``embed_out`` of GPT-NeoX, ``lm_head`` of others) is left out as well: its
+    factor would have the square of the vocabulary's size. A warning says so. The Fisher's labels are sampled where a
+    token counts, and padding enters no factor. A factor's layer sees tokens as examples of their own, but ``ekfac``
+    and ``diagonal`` correct its eigenvalues by whole rows: one damping means another thing to ``kfac``.
+
     Attributes:
         strategy: ``ekfac``, ``kfac``, ``diagonal``, or ``identity`` (GradSim: plain gradient dot products).
         damping: :math:`\lambda`; ``null`` means 0.1 times each layer's mean eigenvalue. ``identity`` ignores it.
-        fit_batch_size: Examples a batch when fitting the factors.
-        train_batch_size: Training examples a batch when scoring.
-        query_batch_size: Queries a batch when scoring; training gradients are computed once for each such batch.
+        fit_batch_size: Examples a batch when fitting the factors; ``null``: 250 images, or rows of 2,048 tokens in all.
+        train_batch_size: Training examples a batch when scoring; ``null`` as for the fit.
+        query_batch_size: Queries whose gradients are in memory when scoring; training gradients are computed once for
+            each such batch. ``null``: 1,000 images, or what fits in 1 GiB.
+        low_memory: Whether to compute in bfloat16, keep activations in host memory, and go through the layers in four
+            parts (kronfluence's "extreme reduce memory"): other scores, and about four times the passes of scoring.
         processes: Processes that share the examples, each with a GPU of its own (kronfluence's data parallelism). With
             another number of them the Fisher's labels are sampled otherwise, and the scores are others.
     """
 
     strategy: str
     damping: float | None = None
-    fit_batch_size: int = 250
-    train_batch_size: int = 250
-    query_batch_size: int = 1000
+    fit_batch_size: int | None = None
+    train_batch_size: int | None = None
+    query_batch_size: int | None = None
+    low_memory: bool = False
     processes: int = 1
 
     def __post_init__(self) -> None:
@@ -49,7 +68,7 @@ class Kronfluence:
         if self.damping is not None and not self.damping >= 0:
             raise ValueError(f"damping must be at least 0 or null, got {self.damping}.")
         for name in ("fit_batch_size", "train_batch_size", "query_batch_size", "processes"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
@@ -57,7 +76,9 @@ class Kronfluence:
 
         Raises:
             Unsupported: If the model has no layer that kronfluence can track, or has several processes and no GPU.
+            ValueError: If the factors don't fit on the disk.
         """
+        _prepare(self, problem)
         if self.processes == 1:
             return attribute_part(self, problem, generator)
         if not next(iter(problem.train.values())).is_cuda:
@@ -65,13 +86,50 @@ class Kronfluence:
         with data_parallel(attribute_part, self, problem, processes=self.processes, generator=generator):
             return attribute_part(self, problem, generator)
 
+    def attribute_train_tokens(
+        self, problem: Problem, *, generator: torch.Generator
+    ) -> Float[Tensor, "query train position"]:
+        """Score every position of every training row for every query as a whole; their sum is what ``attribute`` gives.
+
+        A position's part of a gradient is the product of its activations and of what the losses of the tokens after it
+        send back to it (Grosse et al., 2023, tokenwise attribution): what the row says at a position, not the loss of
+        that token. The last token that counts, and padding, are 0.
+
+        Raises:
+            Unsupported: As ``attribute``; also if the examples are no rows of tokens, or for several processes.
+            ValueError: If the factors don't fit on the disk.
+        """
+        if not is_language(problem.train):
+            raise Unsupported(f"Scores of tokens need input_ids and labels, got {', '.join(problem.train)}.")
+        if self.processes > 1:
+            raise Unsupported(f"Scores of tokens are made by one process: set processes to 1, got {self.processes}.")
+        _prepare(self, problem)
+        return attribute_part(self, problem, generator, per_token=True)
+
+
+def _prepare(attributor: Kronfluence, problem: Problem) -> None:
+    """Check what can be checked before the fit, and say what is left out."""
+    layers = tracked_layers(problem)
+    left_out = output_embeddings(problem.models[0]) if is_language(problem.train) else []
+    if left_out:
+        message = f"{attributor.strategy} leaves the output embedding ({', '.join(left_out)}) out of its layers"
+        warnings.warn(AttributionWarning(message), stacklevel=3)
+    require_disk(
+        problem.models[0],
+        layers,
+        strategy=attributor.strategy,
+        element_bytes=(torch.bfloat16 if attributor.low_memory else torch.float32).itemsize,
+        folder=problem.workspace,
+    )
+
 
 def attribute_part(
-    attributor: Kronfluence, problem: Problem, generator: torch.Generator
-) -> Float[Tensor, "query train"]:
+    attributor: Kronfluence, problem: Problem, generator: torch.Generator, *, per_token: bool = False
+) -> Float[Tensor, "query train"] | Float[Tensor, "query train position"]:
     """Do this process's part, and give all scores, whichever process it is."""
     task = make_task(problem)
     device = next(iter(problem.train.values())).device
+    fit, train, query, accumulated = _batch_sizes(attributor, problem)
     with isolated_random_state(generator):
         model = prepare_model(copy_model(problem.models[0]), task)
         alone = attributor.processes == 1
@@ -85,20 +143,56 @@ def attribute_part(
             analyzer.fit_all_factors(
                 factors_name="factors",
                 dataset=ExampleDataset(problem.reference),
-                per_device_batch_size=min(attributor.fit_batch_size, num_examples(problem.reference)),
-                factor_args=FactorArguments(strategy=attributor.strategy),
+                per_device_batch_size=fit,
+                factor_args=_factor_arguments(attributor),
             )
+        scores_name = "token_scores" if per_token else "scores"
+        arguments = _score_arguments(attributor, layers=len(tracked_layers(problem)))
+        arguments.query_gradient_accumulation_steps = accumulated
+        arguments.compute_per_token_scores = per_token
         analyzer.compute_pairwise_scores(
-            scores_name="scores",
+            scores_name=scores_name,
             factors_name="factors",
             query_dataset=ExampleDataset(problem.query),
             train_dataset=ExampleDataset(problem.train),
-            per_device_query_batch_size=min(attributor.query_batch_size, num_examples(problem.query)),
-            per_device_train_batch_size=min(attributor.train_batch_size, num_examples(problem.train)),
-            score_args=ScoreArguments(damping_factor=attributor.damping),
+            per_device_query_batch_size=query,
+            per_device_train_batch_size=train,
+            score_args=arguments,
         )
         # kronfluence's score is the predicted drop of the query's loss: positive means helpful, as here.
-        return analyzer.load_pairwise_scores("scores")["all_modules"]
+        return analyzer.load_pairwise_scores(scores_name)["all_modules"].float()
+
+
+def _batch_sizes(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int, int]:
+    """Give the examples of a batch when fitting, of training examples, of queries, and how many of those are one pass.
+
+    A batch of queries is no larger than one of training examples where those are rows of tokens: their gradients may
+    be few numbers, but their logits are many.
+    """
+    model, usual, held = problem.models[0], 250, attributor.query_batch_size or 1000
+    language = is_language(problem.train)
+    if language:
+        usual = max(1, min(usual, BATCH_TOKENS // problem.train["input_ids"].shape[1]))
+        fitting = gradients_within(model, tracked_layers(problem), memory_bytes=QUERY_BYTES)
+        held = attributor.query_batch_size or fitting
+    held = min(held, num_examples(problem.query))
+    fit = min(attributor.fit_batch_size or usual, num_examples(problem.reference))
+    train = min(attributor.train_batch_size or usual, num_examples(problem.train))
+    accumulated = math.ceil(held / train) if language else 1
+    return fit, train, math.ceil(held / accumulated), accumulated
+
+
+def _factor_arguments(attributor: Kronfluence) -> FactorArguments:
+    make = extreme_reduce_memory_factor_arguments if attributor.low_memory else FactorArguments
+    return make(strategy=attributor.strategy)
+
+
+def _score_arguments(attributor: Kronfluence, *, layers: int) -> ScoreArguments:
+    if not attributor.low_memory:
+        return ScoreArguments(damping_factor=attributor.damping)
+    return extreme_reduce_memory_score_arguments(
+        damping_factor=attributor.damping, module_partitions=min(SCORE_PARTS, layers)
+    )
 
 
 class ExampleDataset(Dataset):
@@ -115,44 +209,3 @@ class ExampleDataset(Dataset):
         """Give a batch."""
         device = next(iter(self.examples.values())).device
         return take(self.examples, torch.tensor(indices, device=device))
-
-
-def tracked_layers(model: nn.Module) -> list[str]:
-    """Name the layers that kronfluence can track and whose weight is trained.
-
-    Raises:
-        Unsupported: If there are none.
-    """
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name and type(module) in (nn.Linear, nn.Conv2d) and module.weight.requires_grad
-    ]
-    if not names:
-        raise Unsupported("kronfluence needs trained nn.Linear or nn.Conv2d layers (exact types) inside a model.")
-    return names
-
-
-def make_task(problem: Problem) -> Task:
-    """Make kronfluence's task of a problem: summed training loss with sampled labels, the loss as measurement."""
-    if "image" not in problem.train or "label" not in problem.train:
-        raise Unsupported(f"kronfluence's adapter needs image and label, got {', '.join(problem.train)}.")
-    layers = tracked_layers(problem.models[0])
-
-    class ClassificationTask(Task):
-        def compute_train_loss(self, batch: Examples, model: nn.Module, sample: bool = False) -> Tensor:
-            if not sample:
-                return problem.loss(model, batch).sum()
-            with counted(GRADIENT * num_examples(batch)):
-                logits = model(batch["image"]).float()
-            with torch.no_grad():
-                labels = torch.multinomial(logits.softmax(dim=-1), num_samples=1).flatten()
-            return functional.cross_entropy(logits, labels, reduction="sum")
-
-        def compute_measurement(self, batch: Examples, model: nn.Module) -> Tensor:
-            return problem.loss(model, batch).sum()
-
-        def get_influence_tracked_modules(self) -> list[str]:
-            return layers
-
-    return ClassificationTask()

@@ -139,7 +139,7 @@ def test_examples_other_than_labelled_images_are_unsupported(tmp_path):
         workspace=tmp_path,
     )
 
-    with pytest.raises(Unsupported, match="needs image and label, got centre, hessian"):
+    with pytest.raises(Unsupported, match="needs image and label, or input_ids and labels, got centre, hessian"):
         Kronfluence(strategy="ekfac").attribute(problem, generator=make_generator(0, "kronfluence"))
 
 

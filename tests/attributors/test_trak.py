@@ -130,7 +130,7 @@ def test_examples_other_than_labelled_images_are_unsupported(tmp_path):
         workspace=tmp_path,
     )
 
-    with pytest.raises(Unsupported, match="needs image and label, got centre, hessian"):
+    with pytest.raises(Unsupported, match="needs image and label, or input_ids and labels, got centre, hessian"):
         TRAK(proj_dim=110).attribute(problem, generator=make_generator(0, "trak"))
 
 
