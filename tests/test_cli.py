@@ -11,7 +11,7 @@ import torch
 
 from tdabench import cli
 from tdabench.records import make_record, save_tensors
-from tdabench.stages.bench import load_images
+from tdabench.stages.bench import load_data
 
 REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
@@ -133,7 +133,7 @@ def loaded(here):
 
 
 def test_the_names_of_the_labels_are_kept_with_the_dataset(loaded):
-    assert load_images(Path("dataset.safetensors")).label_names == tuple("0123456789")
+    assert load_data(Path("dataset.safetensors")).label_names == tuple("0123456789")
 
 
 def test_a_dataset_of_an_earlier_version_has_no_names(here):
@@ -142,7 +142,7 @@ def test_a_dataset_of_an_earlier_version_has_no_names(here):
     parts = {"train_images": images, "test_images": images + 1, "train_labels": labels, "test_labels": labels + 1}
     save_tensors("old.safetensors", {**parts, "mean": torch.zeros(1), "deviation": torch.ones(1)}, make_record({}))
 
-    assert load_images(Path("old.safetensors")).label_names == ()
+    assert load_data(Path("old.safetensors")).label_names == ()
 
 
 def test_an_unknown_method_names_the_known_ones(capsys, loaded):

@@ -363,7 +363,7 @@ def test_planted_labels_reach_the_attribution_set_and_not_the_rest_of_the_refere
     bench = _bench(asked, experiment=tmp_path / "tiny.yaml")
     pool = bench.split["pool"]
 
-    wrong = (bench.reference["label"] != bench.images.train_labels[pool[:300]]).nonzero().flatten()
+    wrong = (bench.reference["label"] != bench.data.train_labels[pool[:300]]).nonzero().flatten()
 
     assert wrong.tolist() == bench.planted.tolist()
     assert len(wrong) == 12
@@ -371,7 +371,7 @@ def test_planted_labels_reach_the_attribution_set_and_not_the_rest_of_the_refere
     # The places go on beyond this attribution set, for larger ones.
     assert bench.split["planted"].max() > 120
     queries = torch.cat([bench.split["query"], bench.split["tuning"]])
-    assert bench.query["label"].equal(bench.images.test_labels[queries])
+    assert bench.query["label"].equal(bench.data.test_labels[queries])
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def pretrain(arguments: argparse.Namespace) -> None:
     with measure_cost(choose_device(arguments.device)) as cost:
         if experiment.pretraining == "published":
             model = builder.fetch(arguments.data)
+            _require_vocabulary(model, data)
         else:
             model = _train(experiment, data, builder, choose_device(arguments.device))
-    _require_vocabulary(model, data)
     settings = {"data": experiment.data, "model": experiment.model, "pretraining": experiment.pretraining}
     details = {"seed": experiment.seed, "stream": ("pretrain",), "config": describe(model)}
     record = make_record(settings, inputs=[arguments.dataset], cost=cost, **details)
@@ -53,6 +53,7 @@ def _train(experiment: Experiment, data: Data, builder: Any, device: torch.devic
     examples = data.examples("pretraining", torch.arange(count), device)
     generator = make_generator(experiment.seed, "pretrain")
     model = builder.build(inputs_of(examples), generator=generator).to(device)
+    _require_vocabulary(model, data)
     train(model, examples, experiment.pretraining, generator=generator, description="pretrain")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise ValueError(f"Pretraining diverged: lower its learning_rate ({experiment.pretraining.learning_rate}).")
