@@ -1,9 +1,13 @@
+import hashlib
+import http.server
 import json
 import re
 import shutil
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -208,6 +212,73 @@ def test_what_is_not_in_the_cache_is_one_error_without_a_network(cache, folder, 
 
     with pytest.raises(FileNotFoundError, match=r"not in the Hugging Face cache.*copy the model's folder under"):
         Pythia(size="14m", weights="hub", **settings).fetch(tmp_path)
+
+
+@pytest.fixture
+def hub(cache, folder, monkeypatch) -> Iterator[Path]:
+    """Serve a folder's files as pythia-14m's step45000 of a hub on this machine."""
+    from huggingface_hub import constants
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path, files = folder / Path(self.path).name, list(folder.iterdir())
+            if self.path.startswith("/api/models/EleutherAI/pythia-14m/revision/"):
+                names = [{"rfilename": file.name} for file in files]
+                self._answer(json.dumps({"id": "EleutherAI/pythia-14m", "sha": SHA, "siblings": names}).encode())
+            elif self.path.startswith(f"/api/models/EleutherAI/pythia-14m/tree/{SHA}"):
+                sizes = [{"path": file.name, "size": file.stat().st_size} for file in files]
+                self._answer(json.dumps([{"type": "file", "oid": SHA, **size} for size in sizes]).encode())
+            elif f"/resolve/{SHA}/" in self.path and path.is_file():
+                self._answer(path.read_bytes())
+            else:
+                self.send_error(404)
+
+        def _answer(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", hashlib.sha256(content).hexdigest())
+            self.send_header("X-Repo-Commit", SHA)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield folder
+        server.shutdown()
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_what_the_hub_has_is_downloaded_without_what_is_not_needed(hub, cache, model, pickled, tmp_path):
+    torch.save(load_file(hub / "model.safetensors"), hub / "pytorch_model.bin")
+    (hub / "README.md").touch()
+    if pickled:
+        (hub / "model.safetensors").unlink()
+
+    found = CausalLM(weights="EleutherAI/pythia-14m", revision="step45000").fetch(tmp_path)
+
+    assert _is(found, model)
+    weights = "pytorch_model.bin" if pickled else "model.safetensors"
+    assert {path.name for path in cache.iterdir()} == {"config.json", "generation_config.json", weights}
+
+
+def test_a_download_without_weights_is_an_error(hub, tmp_path):
+    (hub / "model.safetensors").unlink()
+
+    with pytest.raises(FileNotFoundError, match=r"\(revision step45000\) has no model\*\.safetensors or pytorch_model"):
+        find_published("EleutherAI/pythia-14m", "step45000", tmp_path)
 
 
 def test_a_hub_that_does_not_answer_is_an_error_within_seconds(cache, monkeypatch, tmp_path):
