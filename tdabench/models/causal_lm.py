@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tdabench.models.published import find_published, import_transformers, load_config, load_published
-from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.seeds import isolated_random_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,22 +64,35 @@ def build_from_config(config: Any, *, dtype: str, generator: torch.Generator) ->
         dtype: Of the parameters, such as ``bfloat16``.
         generator: The stream of the initialisation.
     """
-    transformers = import_transformers()
     with isolated_random_state(generator):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, attn_implementation="eager", dtype=getattr(torch, dtype)
-        )
-    return model.eval()
+        return _from_config(config, dtype)
 
 
 def rebuild(config: Mapping[str, Any]) -> nn.Module:
-    """Build a model of the architecture that :func:`describe` gave, in eval mode; its weights are yet to be loaded.
+    """Build a model of the architecture that :func:`describe` gave, in eval mode; its weights are NaN
+    until :func:`tdabench.models.states.write_state` loads them.
 
     Raises:
         ValueError: If the installed transformers has no such architecture.
     """
     loaded = load_config(config)
-    return build_from_config(loaded, dtype=config.get("dtype") or "float32", generator=make_generator(0, "rebuild"))
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model = _from_config(loaded, config.get("dtype") or "float32")
+    model.tie_weights()  # which is part of the initialisation
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    return model
+
+
+def _from_config(config: Any, dtype: str) -> nn.Module:
+    transformers = import_transformers()
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=getattr(torch, dtype)
+    )
+    return model.eval()
 
 
 def describe(model: nn.Module) -> dict[str, Any] | None:
@@ -90,6 +103,7 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
         return None
     described = json.loads(as_json(use_diff=False))
     described.pop("_name_or_path", None)  # a path of the machine that it was loaded on
+    described["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     return described
 
 

@@ -1,7 +1,11 @@
 """Published weights: a folder, the hub's cache, or the hub; loaded without running code that comes with them."""
 
+import contextlib
+import fnmatch
+import json
+import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +16,7 @@ from torch import nn
 from tdabench.seeds import isolated_random_state, make_generator
 
 TIMEOUT = 10.0  # seconds until the hub counts as out of reach
-SAFE = ("*.json", "model*.safetensors")
-PICKLED = ("*.json", "pytorch_model*.bin")
+SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
 REMEDY = (
     "Download it once where there is a network, copy the model's folder under the data root and name that folder in "
     "model.weights, or set 'weights: random'. With HF_HUB_OFFLINE=1 only the cache is looked at."
@@ -48,44 +51,64 @@ def find_published(weights: str, revision: str | None, root: Path) -> Path:
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", weights):
         raise FileNotFoundError(f"There is no folder {folder} (model.weights, relative to the data root).")
     import_transformers()
-    for patterns, local in ((SAFE, True), (PICKLED, True), (SAFE, False), (PICKLED, False)):
-        found = _snapshot(weights, revision, patterns, local=local)
-        if found is not None and has_weights(found):
-            return found
-    raise FileNotFoundError(
-        f"{weights!r} (revision {revision or 'main'}) has no weights as model*.safetensors or pytorch_model*.bin."
-    )
+    cached = _find_cached(weights, revision)
+    return cached if cached is not None and has_weights(cached) else _download(weights, revision)
 
 
 def has_weights(folder: Path) -> bool:
-    """Tell whether a folder has a model's config and weights."""
-    weights = [path for pattern in (SAFE[1], PICKLED[1]) for path in folder.glob(pattern)]
-    return (folder / "config.json").is_file() and bool(weights)
+    """Tell whether a folder has a model's config and all of its weights.
+
+    Raises:
+        ValueError: If the index of its weights is damaged.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    for pattern in (SAFE, PICKLED):
+        for index in folder.glob(f"{pattern}.index.json"):
+            try:
+                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{index} is no index of weights: {error!r}.") from error
+            if all((folder / shard).is_file() for shard in shards):
+                return True
+    return any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
 
 
-def _snapshot(weights: str, revision: str | None, patterns: tuple[str, ...], *, local: bool) -> Path | None:
-    """Give the folder of a hub model's files; ``None`` if the cache has none.
+def _find_cached(weights: str, revision: str | None) -> Path | None:
+    """Give the folder of a hub model in the cache, if it is there; it may lack files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(weights, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _download(weights: str, revision: str | None) -> Path:
+    """Download a model's config and weights, pickled ones only where there are no others.
 
     Raises:
         FileNotFoundError: If the hub can't be reached, or has no such model.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
 
+    named = f"model.weights {weights!r} (revision {revision or 'main'})"
     try:
-        return Path(
-            snapshot_download(
-                weights, revision=revision, allow_patterns=list(patterns), etag_timeout=TIMEOUT, local_files_only=local
-            )
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        if local:
-            return None
-        reason = str(error).splitlines()[0]
+        # Asked first, and once: a download waits minutes for a hub that doesn't answer.
+        files = HfApi().model_info(weights, revision=revision, timeout=TIMEOUT).siblings or []
+        safe = any(fnmatch.fnmatch(file.rfilename, SAFE) for file in files)
+        patterns = ["*.json", SAFE if safe else PICKLED]
+        folder = Path(snapshot_download(weights, revision=revision, allow_patterns=patterns, etag_timeout=TIMEOUT))
+    except Exception as error:  # of many types: of the hub, of the network, of the disk
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
-            f"model.weights {weights!r} (revision {revision or 'main'}) is no folder under the data root, not in the "
-            f"Hugging Face cache, and can't be downloaded: {reason} {REMEDY}"
+            f"{named} is no folder under the data root, not in the Hugging Face cache, and can't be downloaded "
+            f"({reason}). {REMEDY}"
         ) from error
+    if not has_weights(folder):
+        raise FileNotFoundError(f"{named} has no {SAFE} or {PICKLED} on the Hugging Face hub.")
+    return folder
 
 
 def load_config(settings: Mapping[str, Any]) -> Any:
@@ -101,7 +124,7 @@ def load_config(settings: Mapping[str, Any]) -> Any:
             f"transformers {transformers.__version__} has no model_type {kind!r}; code that comes with a model is "
             "never run. Choose another model, or a newer transformers."
         )
-    still = {key: 0.0 for key, value in settings.items() if re.search("drop(out)?$", key) and value}
+    still = {key: 0.0 for key, value in settings.items() if re.search("drop(out)?(_prob)?$", key) and value}
     return known[kind].from_dict({**settings, **still, "use_cache": False})
 
 
@@ -122,7 +145,7 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
         )
     try:
         settings, _ = transformers.PreTrainedConfig.get_config_dict(folder)
-        with isolated_random_state(make_generator(0, "published")):
+        with isolated_random_state(make_generator(0, "published")), _without_bars(transformers.utils.logging):
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=load_config(settings),
@@ -131,10 +154,43 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
                 weights_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
             )
-    except Exception as error:  # of many types: of the library, of safetensors, of pickle
-        raise ValueError(f"Can't load the language model in {folder}: {error}") from error
-    missing = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
-    if missing:
-        raise ValueError(f"The weights in {folder} lack {len(missing)} tensors of its config, such as {missing[0]}.")
-    return model.eval()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"The pickled weights in {folder} are damaged or hold more than tensors, and loading that could run code: "
+            "use a folder with safetensors."
+        ) from error
+    except Exception as error:  # of many types: of the library, of safetensors, of JSON
+        raise ValueError(f"Can't load the language model in {folder}: {str(error)[:500]}") from error
+    wrong = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"The weights in {folder} don't fit its config.json: {len(wrong)} tensors are missing or of another shape, "
+            f"such as {min(wrong)}."
+        )
+    _check_causal(model.eval(), folder)
+    return model
+
+
+def _check_causal(model: nn.Module, folder: Path) -> None:
+    """Check that the logits of a token don't depend on the next one, as they do in BERT."""
+    with torch.no_grad():
+        first, second = (
+            model(input_ids=torch.tensor([[0, after]]), use_cache=False).logits[0, 0].float() for after in (0, 1)
+        )
+    rounding = 32 * torch.finfo(next(model.parameters()).dtype).eps * first.abs().max()
+    if (first - second).abs().max() > rounding:
+        raise ValueError(f"The model in {folder} is no causal language model: a token sees the one after it.")
+
+
+@contextlib.contextmanager
+def _without_bars(logging: ModuleType) -> Iterator[None]:
+    """Load without progress bars, which transformers shows also where there is no terminal."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
