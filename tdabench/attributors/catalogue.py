@@ -17,6 +17,7 @@ METHODS = (
     ("diagonal", "tdabench.attributors.kronfluence:Kronfluence", "strategy: diagonal", "diagonal Fisher"),
     ("gradsim", "tdabench.attributors.kronfluence:Kronfluence", "strategy: identity", "gradient dot products"),
     ("trak", "tdabench.attributors.trak:TRAK", "", "projected gradients of an ensemble of checkpoints"),
+    ("bm25", "tdabench.attributors.bm25:BM25", "", "baseline of texts: words in common with the query, no model"),
     ("random", "tdabench.attributors.baselines:Random", "", "baseline: chance"),
     (
         "query_independent",

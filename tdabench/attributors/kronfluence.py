@@ -19,8 +19,9 @@ from tdabench.attributors.factors import gradients_within, require_disk
 from tdabench.attributors.processes import data_parallel
 from tdabench.attributors.run import AttributionWarning
 from tdabench.attributors.tasks import make_task, output_embeddings, tracked_layers
-from tdabench.attributors.tokens import BATCH_TOKENS, is_language
+from tdabench.attributors.token_rows import BATCH_TOKENS
 from tdabench.cost import phase
+from tdabench.examples import is_text
 from tdabench.seeds import isolated_random_state
 
 # Memory of the queries' preconditioned gradients by default, for language models.
@@ -99,7 +100,7 @@ class Kronfluence:
             Unsupported: As ``attribute``; also if the examples are no rows of tokens, or for several processes.
             ValueError: If the factors don't fit on the disk.
         """
-        if not is_language(problem.train):
+        if not is_text(problem.train):
             raise Unsupported(f"Scores of tokens need input_ids and labels, got {', '.join(problem.train)}.")
         if self.processes > 1:
             raise Unsupported(f"Scores of tokens are made by one process: set processes to 1, got {self.processes}.")
@@ -110,7 +111,7 @@ class Kronfluence:
 def _prepare(attributor: Kronfluence, problem: Problem) -> None:
     """Check what can be checked before the fit, and say what is left out."""
     layers = tracked_layers(problem)
-    left_out = output_embeddings(problem.models[0]) if is_language(problem.train) else []
+    left_out = output_embeddings(problem.models[0]) if is_text(problem.train) else []
     if left_out:
         message = f"{attributor.strategy} leaves the output embedding ({', '.join(left_out)}) out of its layers"
         warnings.warn(AttributionWarning(message), stacklevel=3)
@@ -170,7 +171,7 @@ def _batch_sizes(attributor: Kronfluence, problem: Problem) -> tuple[int, int, i
     be few numbers, but their logits are many.
     """
     model, usual, held = problem.models[0], 250, attributor.query_batch_size or 1000
-    language = is_language(problem.train)
+    language = is_text(problem.train)
     if language:
         usual = max(1, min(usual, BATCH_TOKENS // problem.train["input_ids"].shape[1]))
         fitting = gradients_within(model, tracked_layers(problem), memory_bytes=QUERY_BYTES)

@@ -7,7 +7,7 @@ from torch.nn import functional
 from trak.gradient_computers import AbstractGradientComputer, FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from tdabench.attributors.tokens import IGNORED
+from tdabench.attributors.token_rows import IGNORED
 
 
 class RowOutput(AbstractModelOutput):

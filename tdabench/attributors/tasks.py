@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from tdabench.attributors.base import Examples, Problem, Unsupported, num_examples
 from tdabench.attributors.passes import GRADIENT, counted
-from tdabench.attributors.tokens import counted_tokens, is_language, predict_tokens, predicting_tokens
+from tdabench.attributors.token_rows import counted_tokens, predict_tokens, predicting_tokens
+from tdabench.examples import is_text
 
 # What models call the layer that maps features to the vocabulary, where they have no method that gives it.
 OUTPUT_EMBEDDINGS = ("embed_out", "lm_head")
@@ -21,7 +22,7 @@ def make_task(problem: Problem) -> Task:
         Unsupported: If the examples are neither labelled images nor rows of tokens, or no layer can be tracked.
     """
     layers = tracked_layers(problem)
-    if is_language(problem.train):
+    if is_text(problem.train):
         return _make_language_task(problem, layers)
     return _make_image_task(problem, layers)
 
@@ -32,7 +33,7 @@ def tracked_layers(problem: Problem) -> list[str]:
     Raises:
         Unsupported: If there are none, or the examples are neither labelled images nor rows of tokens.
     """
-    language = is_language(problem.train)
+    language = is_text(problem.train)
     if not language and not {"image", "label"} <= problem.train.keys():
         raise Unsupported(
             f"kronfluence's adapter needs image and label, or input_ids and labels, got {', '.join(problem.train)}."

@@ -16,8 +16,9 @@ from tdabench.attributors.margins import RowOutput, compute_in_chunks
 from tdabench.attributors.passes import FORWARD, GRADIENT, counted
 from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.tasks import output_embeddings
-from tdabench.attributors.tokens import BATCH_TOKENS, is_language
+from tdabench.attributors.token_rows import BATCH_TOKENS
 from tdabench.cost import phase
+from tdabench.examples import is_text
 from tdabench.progress import progress
 from tdabench.seeds import isolated_random_state
 
@@ -116,7 +117,7 @@ class TRAK:
         traker differentiates every parameter, and drops what is not asked for afterwards.
         """
         model = copy_model(restrict_model(problem.models[0], self.restrict))
-        if self.restrict is None and is_language(problem.train):
+        if self.restrict is None and is_text(problem.train):
             outputs = output_embeddings(model)
             for name, module in model.named_modules():
                 if isinstance(module, nn.Embedding) or name in outputs:
@@ -132,14 +133,14 @@ class TRAK:
         self, problem: Problem, model: nn.Module
     ) -> tuple[tuple[str, str], int, AbstractModelOutput | str, type[AbstractGradientComputer]]:
         """Give what traker needs of examples: their tensors' names, how many at a time, and what to differentiate."""
-        if not is_language(problem.train):
+        if not is_text(problem.train):
             return ("image", "label"), self.batch_size or 250, "image_classification", FunctionalGradientComputer
         size = GRADIENT_BYTES // (4 * sum(parameter.numel() for parameter in model.parameters()))
         rows = max(1, BATCH_TOKENS // problem.train["input_ids"].shape[1])
         return ("input_ids", "labels"), self.batch_size or max(1, min(size, 1000)), RowOutput(), compute_in_chunks(rows)
 
     def _require_support(self, problem: Problem, num_train: int, proj_dim: int) -> None:
-        if not is_language(problem.train) and not {"image", "label"} <= problem.train.keys():
+        if not is_text(problem.train) and not {"image", "label"} <= problem.train.keys():
             raise Unsupported(f"TRAK needs image and label, or input_ids and labels, got {', '.join(problem.train)}.")
         if not 100 < proj_dim < num_train:
             raise Unsupported(

@@ -13,7 +13,7 @@ from tdabench.attributors.base import Problem, Unsupported, copy_model, take
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.run import AttributionWarning, run_attributor
 from tdabench.attributors.tasks import make_task, sample_tokens, tracked_layers
-from tdabench.attributors.tokens import predicting_tokens, real_tokens
+from tdabench.attributors.token_rows import predicting_tokens, real_tokens
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import make_image_problem
 

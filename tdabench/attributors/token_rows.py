@@ -4,17 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples
-
 # The label of a token that doesn't count, as in transformers.
 IGNORED = -100
 # Tokens of a batch by default: enough to keep the cores busy, and their logits over 50,000 words take 0.4 GiB.
 BATCH_TOKENS = 2048
-
-
-def is_language(examples: Examples) -> bool:
-    """Tell whether the examples are rows of tokens (``input_ids`` and ``labels``), not images."""
-    return "input_ids" in examples and "labels" in examples
 
 
 def counted_tokens(labels: Int[Tensor, "example position"]) -> Bool[Tensor, "example position"]:
