@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,7 +75,7 @@ class _Functional(nn.Module):
 
     def __init__(self, model: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()
-        self.call = lambda *inputs: torch.func.functional_call(model, parameters, inputs)
+        self.call = lambda inputs, named: torch.func.functional_call(model, parameters, inputs, named)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.call(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.call(inputs, named)

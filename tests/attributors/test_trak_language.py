@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_language import IGNORED, NUM_QUERY, make_language_problem, pad_problem
+from tiny_language import IGNORED, NUM_QUERY, NUM_TRAIN, make_language_problem, pad_problem
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,8 +61,8 @@ def test_rows_go_through_the_model_in_chunks_of_2048_tokens(tmp_path, monkeypatc
     _attribute(TRAK(proj_dim=110, batch_size=100), problem)
 
     assert max(sizes) == 7
-    assert sum(sizes) == 160 + 6
-    assert len(sizes) == 15 + 9 + 1
+    assert sum(sizes) == NUM_TRAIN + NUM_QUERY
+    assert len(sizes) == 15 + 3 + 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,9 @@ def _score_by_formula(problem: Problem, example_gradients) -> Tensor:
         )
         inverse = (train.T @ train + torch.eye(110, dtype=torch.float64)).inverse()
         products.append(query @ (inverse / inverse.abs().mean()) @ train.T)
-        doubts.append(torch.stack([_doubt(model, take(problem.train, slice(row, row + 1))) for row in range(160)]))
+        doubts.append(
+            torch.stack([_doubt(model, take(problem.train, slice(row, row + 1))) for row in range(NUM_TRAIN)])
+        )
     return torch.stack(products).mean(dim=0) * torch.stack(doubts).mean(dim=0)
 
 

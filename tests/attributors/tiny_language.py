@@ -13,7 +13,7 @@ from tdabench.attributors.base import Examples, Problem, copy_model, take
 from tdabench.seeds import isolated_random_state, make_generator
 
 VOCABULARY, POSITIONS, IGNORED = 100, 12, -100
-NUM_TRAIN, NUM_QUERY = 160, 6
+NUM_TRAIN, NUM_QUERY = 120, 6
 
 
 def token_loss(model: nn.Module, examples: Examples) -> Float[Tensor, "example position"]:
