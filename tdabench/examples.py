@@ -7,6 +7,9 @@ from torch import Tensor
 
 Examples = dict[str, Tensor]
 
+# Logits that are in memory at once when nothing is trained: a vocabulary is large.
+TOKENS_AT_ONCE = 4096
+
 
 def num_examples(examples: Examples) -> int:
     """Give the length of the first axis.
@@ -44,3 +47,8 @@ def batches(examples: Examples, size: int) -> Iterator[Examples]:
     """Split examples into consecutive batches of at most ``size``."""
     for start in range(0, num_examples(examples), size):
         yield take(examples, slice(start, start + size))
+
+
+def batch_size_of(examples: Examples, most: int = 500) -> int:
+    """Give how many examples may be in memory at once when only losses are measured."""
+    return max(1, min(most, TOKENS_AT_ONCE // examples["input_ids"].shape[1])) if is_text(examples) else most

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
 from tdabench.attributors.passes import FORWARD, counted
+from tdabench.examples import batch_size_of
 from tdabench.progress import progress
 
 
@@ -31,10 +32,11 @@ class QueryIndependent:
     forward-mode pass, over every trained parameter.
 
     Attributes:
-        batch_size: Examples a pass; changes speed and memory only.
+        batch_size: Examples a pass, which changes speed and memory only; null: 250 images, or as many rows as have
+            4,096 tokens.
     """
 
-    batch_size: int = 250
+    batch_size: int | None = None
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
         """Differentiate every training loss along the mean gradient of the queries' losses."""
@@ -56,8 +58,8 @@ class QueryIndependent:
         return torch.cat(scores).expand(num_query, -1).clone()
 
     def _batches(self, examples: Examples, description: str) -> Iterator[Examples]:
-        total = -(-num_examples(examples) // self.batch_size)
-        return progress(batches(examples, self.batch_size), description, total=total)
+        size = self.batch_size or batch_size_of(examples, most=250)
+        return progress(batches(examples, size), description, total=-(-num_examples(examples) // size))
 
     def _differentiate(
         self, model: nn.Module, problem: Problem, parameters: dict, direction: dict, batch: dict

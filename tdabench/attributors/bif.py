@@ -44,7 +44,8 @@ class BIF:
         steps_between_draws: Steps a draw: draws one step apart are almost copies.
         batch_size: Minibatch of a step, from the reference set.
         estimate: ``covariance``, or ``correlation`` (the normalised BIF, in [-1, 1]).
-        loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
+        loss_batch_size: Examples a forward pass at a draw, which changes speed and memory only; null: 500 images, or
+            as many rows as have 4,096 tokens.
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
         sampler: ``sgld``, ``rmsprop_sgld`` or ``baoab``. What follows are settings of one or two of them, refused by
@@ -66,7 +67,7 @@ class BIF:
     steps_between_draws: int | Literal["auto"] = 1
     batch_size: int = 128
     estimate: str = "covariance"
-    loss_batch_size: int = 500
+    loss_batch_size: int | None = None
     memory_gib: float | None = None
     sampler: str = "sgld"
     friction: float | None = None
@@ -86,7 +87,7 @@ class BIF:
             "loss_batch_size": 1,
         }
         for name, low in lowest.items():
-            if getattr(self, name) != AUTO and getattr(self, name) < low:
+            if getattr(self, name) not in (AUTO, None) and getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")
         if self.step_size != AUTO and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size}.")

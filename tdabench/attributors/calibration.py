@@ -75,7 +75,7 @@ def calibrate_chain(
     inverse_temperature: float,
     localization: float,
     batch_size: int,
-    loss_batch_size: int,
+    loss_batch_size: int | None,
     generator: torch.Generator,
     metric: Float[Tensor, " parameter"] | None = None,
 ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, batches, num_examples
 from tdabench.attributors.sgld import Step
+from tdabench.examples import batch_size_of
 from tdabench.progress import progress
 from tdabench.seeds import fork_generator
 
@@ -38,10 +39,10 @@ def join_examples(problem: Problem) -> Examples:
 
 @torch.no_grad()
 def measure_losses(
-    model: nn.Module, problem: Problem, examples: Examples, batch_size: int
+    model: nn.Module, problem: Problem, examples: Examples, batch_size: int | None
 ) -> Float[Tensor, " example"]:
-    """Measure every example's loss at a draw."""
-    return torch.cat([problem.loss(model, batch) for batch in batches(examples, batch_size)])
+    """Measure every example's loss at a draw, so many at a time; None for as many as fit in a little memory."""
+    return torch.cat([problem.loss(model, batch) for batch in batches(examples, batch_size or batch_size_of(examples))])
 
 
 def record_chain(
@@ -51,7 +52,7 @@ def record_chain(
     draws: int,
     burn_in: int = 0,
     steps_between_draws: int = 1,
-    loss_batch_size: int,
+    loss_batch_size: int | None,
     description: str,
 ) -> dict[str, Tensor]:
     """Walk a chain and measure every example's loss at its draws; a chain that diverges is left where it did.

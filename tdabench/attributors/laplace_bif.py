@@ -46,7 +46,8 @@ class LaplaceBIF:
         amplitude: Root mean square by which a draw moves a reference loss, in nats, to first order; sets
             :math:`n\beta`.
         estimate: ``covariance``, or ``correlation`` (in [-1, 1]).
-        loss_batch_size: Examples a forward pass at a draw; changes speed and memory only.
+        loss_batch_size: Examples a forward pass at a draw, which changes speed and memory only; null: 500 images, or
+            as many rows as have 4,096 tokens.
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
         restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
@@ -59,13 +60,13 @@ class LaplaceBIF:
     metric_damping: float = 0.1
     amplitude: float = 0.03
     estimate: str = "covariance"
-    loss_batch_size: int = 500
+    loss_batch_size: int | None = None
     memory_gib: float | None = None
     restrict: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "loss_batch_size": 1}.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")
         for name in ("localization", "metric_damping", "amplitude"):
             if not 0 < getattr(self, name) < math.inf:

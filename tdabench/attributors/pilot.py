@@ -92,7 +92,7 @@ class Spacing:
 
 
 def run_pilot(
-    problem: Problem, steps: Iterator[Step], *, loss_batch_size: int, generator: torch.Generator
+    problem: Problem, steps: Iterator[Step], *, loss_batch_size: int | None, generator: torch.Generator
 ) -> Pilot | None:
     """Walk a chain and follow some training examples' losses; no query is looked at. None if it diverged.
 

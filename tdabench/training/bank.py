@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tdabench.examples import Examples, batches, device_of, num_examples, take
+from tdabench.examples import Examples, batch_size_of, batches, device_of, num_examples, take
 from tdabench.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.settings import BankSettings
-from tdabench.training.losses import batch_size_of
 
 Retrain = Callable[[Examples, torch.Generator], nn.Module]
 Measure = Callable[[nn.Module, Examples], tuple[Tensor, Tensor]]

@@ -10,9 +10,6 @@ from torch.nn import functional
 
 from tdabench.examples import Examples, is_text
 
-# Logits that are in memory at once when nothing is trained: a vocabulary is large.
-TOKENS_AT_ONCE = 4096
-
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
@@ -36,11 +33,6 @@ def losses_of(examples: Examples) -> Losses:
     if is_text(examples):
         return Losses(language_loss, language_loss_and_margin, _mean_token_loss, token_loss)
     return Losses(image_loss, image_loss_and_margin, _mean_image_loss)
-
-
-def batch_size_of(examples: Examples, most: int = 500) -> int:
-    """Give how many examples may be in memory at once when only losses are measured."""
-    return max(1, min(most, TOKENS_AT_ONCE // examples["input_ids"].shape[1])) if is_text(examples) else most
 
 
 def image_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " example"]:

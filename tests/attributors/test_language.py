@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_language import NUM_QUERY, NUM_TRAIN, language_loss, make_language_problem, pad_problem
 
+from tdabench import examples
 from tdabench.attributors.base import Problem, take
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
@@ -66,13 +67,13 @@ def attributions(tmp_path_factory) -> dict[str, Attribution]:
 @pytest.mark.parametrize("key", METHODS)
 def test_scores_are_finite_repeatable_and_nothing_is_touched(tmp_path, attributions, key):
     problem = make_language_problem(tmp_path / "again")
-    examples = copy.deepcopy(problem.train)
+    train = copy.deepcopy(problem.train)
 
     again = _run(METHODS[key], problem)  # which checks that scores are finite and the model is as it was
 
     assert again.scores.shape == (NUM_QUERY, NUM_TRAIN)
     assert torch.equal(again.scores, attributions[key].scores)
-    assert all(torch.equal(values, examples[name]) for name, values in problem.train.items())
+    assert all(torch.equal(values, train[name]) for name, values in problem.train.items())
 
 
 @pytest.mark.parametrize("key", [key for key in METHODS if key not in BLIND])
@@ -102,6 +103,23 @@ def test_scores_depend_on_no_padding(tmp_path, attributions, key):
     padded = _run(METHODS[key], pad_problem(problem, tmp_path / "padded"))
 
     _assert_same(padded, attributions[key])
+
+
+@pytest.mark.parametrize("key", ["bif", "bif_laplace", "query_independent"])
+def test_a_pass_has_4096_tokens_at_most_unless_told_otherwise(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(examples, "TOKENS_AT_ONCE", 10 * 12)
+    problem = make_language_problem(tmp_path / "problem")
+    sizes = []
+
+    def watch(model, rows):
+        sizes.append(len(rows["input_ids"]))
+        return problem.loss(model, rows)
+
+    _run(METHODS[key], dataclasses.replace(problem, loss=watch))
+
+    minibatch = getattr(METHODS[key], "batch_size", None) or 0
+    assert max(sizes) == max(10, minibatch)
+    assert sizes.count(10) >= NUM_TRAIN // 10
 
 
 def test_a_row_and_the_same_row_padded_have_one_gradient(tmp_path, example_gradients):

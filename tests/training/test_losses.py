@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from tdabench.examples import batch_size_of
 from tdabench.seeds import make_generator
 from tdabench.training.losses import (
-    batch_size_of,
     image_loss,
     image_loss_and_margin,
     language_loss,
