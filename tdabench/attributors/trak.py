@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from trak import TRAKer
 from trak.gradient_computers import AbstractGradientComputer, FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from tdabench.attributors.base import Problem, Unsupported, batches, copy_model, num_examples
+from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, num_examples
 from tdabench.attributors.margins import RowOutput, compute_in_chunks
 from tdabench.attributors.passes import FORWARD, GRADIENT, counted
 from tdabench.attributors.restriction import require_patterns, restrict_model
@@ -97,17 +98,15 @@ class TRAK:
             with phase("fit"):
                 for index, state in enumerate(progress(states, "TRAK features")):
                     traker.load_checkpoint(state, model_id=index)
-                    for batch in batches(problem.train, batch_size):
-                        count = num_examples(batch)
+                    for batch, count in _as_tuples(problem.train, names, batch_size):
                         with counted((GRADIENT + FORWARD) * count):  # a margin's gradient, then the loss's weight
-                            traker.featurize(tuple(batch[name] for name in names), num_samples=count)
+                            traker.featurize(batch, num_samples=count)
                 traker.finalize_features()
             for index, state in enumerate(progress(states, "TRAK queries")):
                 traker.start_scoring_checkpoint("queries", state, model_id=index, num_targets=num_query)
-                for batch in batches(problem.query, batch_size):
-                    count = num_examples(batch)
+                for batch, count in _as_tuples(problem.query, names, batch_size):
                     with counted(GRADIENT * count):
-                        traker.score(tuple(batch[name] for name in names), num_samples=count)
+                        traker.score(batch, num_samples=count)
             # traker gives (train, query); positive means that the example raises the query's margin: helpful.
             return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 
@@ -152,6 +151,12 @@ class TRAK:
                 f"TRAK is asked for {self.checkpoints} checkpoints and there are {len(problem.models)}: "
                 "raise the experiment's key checkpoints."
             )
+
+
+def _as_tuples(examples: Examples, names: tuple[str, str], size: int) -> Iterator[tuple[tuple[Tensor, Tensor], int]]:
+    """Give batches as traker takes them, and how many examples each has."""
+    for batch in batches(examples, size):
+        yield tuple(batch[name] for name in names), num_examples(batch)
 
 
 @contextlib.contextmanager
