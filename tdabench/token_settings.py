@@ -42,7 +42,7 @@ def check_tokens(tokens: TokenSettings, experiment: "Experiment") -> None:
     smallest = min(experiment.data.train_sizes)
     if 2 * tokens.top > smallest:
         raise ValueError(
-            f"tokens.top must be at most half the smallest of data.train_sizes ({smallest}): none is both most helpful and "
-            f"most harmful; got {tokens.top}."
+            f"tokens.top must be at most half the smallest of data.train_sizes ({smallest}), so that none is "
+            f"both most helpful and most harmful, got {tokens.top}."
         )
     _ = experiment.token_methods
