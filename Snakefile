@@ -128,7 +128,7 @@ def has_sweep(experiment):
 
 
 def tables_of(name):
-    """Make an input function: the tables of what an experiment asks, and every score behind them.
+    """Make an input function: the tables of what an experiment asks, every score behind them, and those of tokens.
 
     Tables may come with a clone, from git; scores never do: without them the experiment is run.
     """
@@ -149,7 +149,15 @@ def tables_of(name):
             train_size=experiment.data.train_sizes,
             method=list(experiment.methods),
         )
-        return [f"results/{name}/report.html", *(f"results/{name}/tables/{table}.csv" for table in names), *scores]
+        tokens = expand(
+            "results/{name}/{repeat}/{train_size}/tokens/{method}.safetensors",
+            name=name,
+            repeat=range(experiment.repeats),
+            train_size=experiment.data.train_sizes,
+            method=list(experiment.token_methods),
+        )
+        tables = [f"results/{name}/tables/{table}.csv" for table in names]
+        return [f"results/{name}/report.html", *tables, *scores, *tokens]
 
     return tables
 
@@ -412,6 +420,33 @@ rule vary:
         " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
         " --checkpoints {input.checkpoints} --calibration {input.calibration} --threads {threads}"
         " --output {output} > {log} 2>&1"
+
+
+rule tokens:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        pretrained=pretrained_of,
+        split="results/{experiment}/{repeat}/split.safetensors",
+        checkpoints=every("results/{experiment}/{repeat}/{train_size}/checkpoints/{checkpoint}.safetensors"),
+        calibration=calibration_of,
+        scores="results/{experiment}/{repeat}/{train_size}/scores/{method}.safetensors",
+        costs=costs_of,
+    output:
+        "results/{experiment}/{repeat}/{train_size}/tokens/{method}.safetensors",
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/tokens-{method}.log",
+    resources:
+        gpu=gpus_of,
+        mem_mb=needs_of("tokens", "mem_mb"),
+        runtime=needs_of("tokens", "runtime"),
+    params:
+        settings=settings_of("tokens"),
+    shell:
+        "tdabench tokens {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --method {wildcards.method} --dataset {input.dataset} --pretrained {input.pretrained} --split {input.split}"
+        " --checkpoints {input.checkpoints} --calibration {input.calibration} --scores {input.scores}"
+        " --threads {threads} --output {output} > {log} 2>&1"
 
 
 rule compare:

@@ -19,6 +19,7 @@ from tdabench.settings import (
 )
 from tdabench.slices import slice_settings
 from tdabench.sweeps import SweepSettings, check_sweep
+from tdabench.token_settings import TokenSettings, check_tokens
 
 # Names are parts of paths, and of the workflow's shell commands.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -40,6 +41,7 @@ class Experiment:
         checkpoints: Models trained on the whole attribution set; the first is attributed, ensembles use all.
         variance: Further attributions, which tell how much of the LDS's spread is checkpoint and random numbers.
         sweep: A grid of one method's settings, judged on the tuning queries.
+        tokens: Scores of tokens, of text, for a few queries.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Experiment:
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     variance: VarianceSettings | None = None
     sweep: SweepSettings | None = None
+    tokens: TokenSettings | None = None
 
     def __post_init__(self) -> None:
         require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
@@ -80,6 +83,8 @@ class Experiment:
             self._check_variance(self.variance)
         if self.sweep is not None:
             check_sweep(self.sweep, self)
+        if self.tokens is not None:
+            check_tokens(self.tokens, self)
         if self.num_jobs > MOST_JOBS:
             raise ValueError(
                 f"The experiment has about {self.num_jobs:,} jobs, more than could be planned ({MOST_JOBS:,}): lower "
@@ -126,7 +131,14 @@ class Experiment:
         """The methods that are attributed more than once."""
         return self._choose_methods("variance", self.variance)
 
-    def _choose_methods(self, section: str, settings: RemovalSettings | VarianceSettings | None) -> tuple[str, ...]:
+    @property
+    def token_methods(self) -> tuple[str, ...]:
+        """The methods whose scores of tokens are shown."""
+        return self._choose_methods("tokens", self.tokens)
+
+    def _choose_methods(
+        self, section: str, settings: RemovalSettings | VarianceSettings | TokenSettings | None
+    ) -> tuple[str, ...]:
         """Give the methods that a section is about: those it names, or all; none without the section."""
         if settings is None:
             return ()
@@ -194,10 +206,11 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "evaluation": EvaluationSettings,
         "variance": VarianceSettings,
         "sweep": SweepSettings,
+        "tokens": TokenSettings,
     }
     if isinstance(content.get("pretraining"), dict):
         content["pretraining"] = build(Recipe, content["pretraining"], where="pretraining")
-    for key in ("variance", "sweep"):
+    for key in ("variance", "sweep", "tokens"):
         if content.get(key, ...) is None:
             del content[key]
     for key, section in sections.items():

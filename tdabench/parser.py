@@ -43,11 +43,19 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     vary = _add_stage(
         stages, "vary", "score once more: other checkpoints, other random numbers", repeat=True, model=True
     )
+    tokens = _add_stage(
+        stages,
+        "tokens",
+        "score tokens with one method, of a few queries and their top examples",
+        repeat=True,
+        model=True,
+    )
+    tokens.add_argument("--scores", type=Path, required=True, help="file of `attribute`: who is at the top")
     sweep = _add_stage(stages, "sweep", "score the tuning queries at one point of the sweep", repeat=True, model=True)
     sweep.add_argument("--point", required=True, help="its name: setting=value,... in alphabetical order")
-    for stage in (attribute, sample, vary):
+    for stage in (attribute, sample, vary, tokens):
         stage.add_argument("--method", required=True, help="its key in the experiment file")
-    for stage in (attribute, sample, vary, sweep):
+    for stage in (attribute, sample, vary, tokens, sweep):
         stage.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="files of `train`, in order")
         stage.add_argument("--calibration", type=Path, nargs="?", help="file of `calibrate`, if a setting says auto")
     attribute.add_argument("--chains", type=Path, nargs="*", default=[], help="files of `sample`, in order")

@@ -101,6 +101,8 @@ def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
     described = describe(experiment.methods[method])
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
     variance = experiment.variance or VarianceSettings()
+    tokens = dataclasses.asdict(experiment.tokens) if experiment.tokens else {}
+    tokens.pop("methods", None)  # another method is another job, not another result
     return {
         "attribute": attribute,
         # With more chains, those that are there stay.
@@ -108,6 +110,7 @@ def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
         # See tdabench.attributors.base.Calibrated.
         "calibrate": {**attribute, "method": _without(described, "chains", "draws", "estimate")},
         "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
+        "tokens": {**attribute, "tokens": tokens},
         "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},
     }
 

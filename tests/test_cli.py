@@ -18,7 +18,7 @@ DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
 STAGES = (
     "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "keep",
     "calibrate", "diagnose", "grow", "sweep", "choose", "sample", "remove", "contrast", "detect", "report", "check",
-    "power", "bank",
+    "power", "bank", "tokens",
 )  # fmt: skip
 SIMILARITY = """
 import dataclasses

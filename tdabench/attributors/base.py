@@ -93,6 +93,46 @@ class ChainAttributor(Attributor, Protocol):
 
 
 @runtime_checkable
+class TokenAttributor(Attributor, Protocol):
+    """A method that can score tokens too, where the problem has ``token_loss``.
+
+    One with independent chains may have ``sample_token_chain`` and ``score_token_chains`` beside it, in the form of
+    ``ChainAttributor``'s methods.
+    """
+
+    def attribute_tokens(
+        self, problem: Problem, *, generator: torch.Generator
+    ) -> Float[Tensor, "query qpos train tpos"]:
+        """Score every token of the training examples for every token of the queries; positive means helpful.
+
+        A token that doesn't count (the first, a prompt, padding) has exactly 0. With the generator that ``attribute``
+        gets, the scores are about the same draws.
+
+        Raises:
+            Unsupported: If the problem has no tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainTokenAttributor(Attributor, Protocol):
+    """A method that can score training tokens for whole queries, where the problem has ``token_loss``."""
+
+    def attribute_train_tokens(
+        self, problem: Problem, *, generator: torch.Generator
+    ) -> Float[Tensor, "query train position"]:
+        """Score every token of the training examples for every query; positive means helpful.
+
+        Their sum over positions is what ``attribute`` gives with the same generator. What a position stands for is the
+        method's: its token's loss, or what passes through it.
+
+        Raises:
+            Unsupported: If the problem has no tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class Calibrated(Attributor, Protocol):
     """A method that can find settings by itself: those of its fields that say ``auto``.
 

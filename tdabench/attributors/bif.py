@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,8 @@ from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
 from tdabench.attributors.sgld import Step
+from tdabench.attributors.token_room import require_room
+from tdabench.attributors.token_scores import make_recorder, score_sequences, score_tokens
 from tdabench.attributors.traces import estimate_scores
 from tdabench.seeds import fork_generator, make_generator
 
@@ -56,6 +58,12 @@ class BIF:
         stability: Of a preconditioner.
         decay: Of the ``adaptive`` preconditioner.
         restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
+        level: What scores of sequences are made of: the losses of whole sequences (``sequence``, the paper's
+            implementation A), or those of tokens, whose estimates are summed over all pairs (``token``, B). As
+            covariance both are the same, and B is dearer by the square of a sequence's length; as correlation B
+            weighs all pairs of tokens alike.
+        token_estimate: Of tokens: ``traces`` or ``online``; the same numbers from another memory, see
+            ``tdabench.attributors.token_scores``.
     """
 
     step_size: float | Literal["auto"]
@@ -76,6 +84,8 @@ class BIF:
     stability: float | None = None
     decay: float | None = None
     restrict: tuple[str, ...] | None = None
+    level: str = "sequence"
+    token_estimate: str = "traces"
 
     def __post_init__(self) -> None:
         lowest = {
@@ -96,6 +106,9 @@ class BIF:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
         require_memory(self.memory_gib)
+        for name, options in {"level": ("sequence", "token"), "token_estimate": ("traces", "online")}.items():
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}.")
         require_sampler(self)
         require_patterns(self.restrict)
 
@@ -133,14 +146,40 @@ class BIF:
             ValueError: If every chain diverged, or a pattern of ``restrict`` matches nothing.
         """
         method = settle(self, problem, generator=generator)
-        chains = [method.sample_chain(problem, chain, generator=generator) for chain in range(method.chains)]
+        chains = (method.sample_chain(problem, chain, generator=generator) for chain in range(method.chains))
         return method.score_chains(chains, problem)
+
+    def attribute_tokens(
+        self, problem: Problem, *, generator: torch.Generator
+    ) -> Float[Tensor, "query qpos train tpos"]:
+        """Score every training token for every query token, from the chains that ``attribute`` samples too.
+
+        Raises:
+            Unsupported: If the problem has no tokens.
+            ValueError: If memory or disk are too small for the scores, or every chain diverged.
+        """
+        method = settle(self, problem, generator=generator)
+        make_recorder(method, problem)
+        require_room(method, problem)
+        chains = (method.sample_token_chain(problem, chain, generator=generator) for chain in range(method.chains))
+        return method.score_token_chains(chains, problem)
 
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""
+        return self._record(problem, chain, generator, tokens=self.level == "token")
+
+    def sample_token_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Sample one chain and keep its tokens too; see ``tdabench.attributors.token_scores``.
+
+        It is the chain that ``sample_chain`` samples, and one forward pass a draw gives tokens and sequences.
+        """
+        return self._record(problem, chain, generator, tokens=True)
+
+    def _record(self, problem: Problem, chain: int, generator: torch.Generator, *, tokens: bool) -> dict[str, Tensor]:
         method = settle(self, problem, generator=generator)
+        recorder = make_recorder(method, problem) if tokens else None
         steps = method.burn_in + method.draws * method.steps_between_draws
-        return record_chain(
+        recorded = record_chain(
             problem,
             method._walk(problem, steps, chain_generator(problem, chain, generator)),
             draws=method.draws,
@@ -148,7 +187,9 @@ class BIF:
             steps_between_draws=method.steps_between_draws,
             loss_batch_size=method.loss_batch_size,
             description=f"BIF chain {chain + 1}/{method.chains}",
+            measure=recorder and recorder.measure,
         )
+        return {**recorded, **(recorder.tensors() if recorder else {})}
 
     def _walk(self, problem: Problem, steps: int, generator: torch.Generator) -> Iterator[Step]:
         return sample_chain(
@@ -164,10 +205,23 @@ class BIF:
             **sampler_settings(self),
         )
 
-    def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
+    def score_chains(self, chains: Iterable[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
         """Keep the chains' traces, and give the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged.
         """
-        return estimate_scores(self, chains, problem, remedy=f"lower step_size ({self.step_size})")
+        remedy = f"lower step_size ({self.step_size})"
+        if self.level == "token":
+            return score_sequences(self, chains, problem, remedy=remedy)
+        return estimate_scores(self, list(chains), problem, remedy=remedy)
+
+    def score_token_chains(
+        self, chains: Iterable[dict[str, Tensor]], problem: Problem
+    ) -> Float[Tensor, "query qpos train tpos"]:
+        """Give the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
+
+        Raises:
+            ValueError: If every chain diverged.
+        """
+        return score_tokens(self, chains, problem, remedy=f"lower step_size ({self.step_size})")

@@ -54,13 +54,40 @@ def estimate_losses(
         return estimator(torch.stack(tuple(query)), torch.stack(tuple(train)))
     scores = create_mapped_tensor(workspace / "scores", (num_query, num_train))
     side = block_side(memory_gib, draws=min(DRAWS, len(query[0])))
-    for rows, columns in itertools.product(_parts(num_query, side), _parts(num_train, side)):
-        block = StreamingCovariance(len(range(num_query)[rows]), len(range(num_train)[columns]), device=query[0].device)
-        for chain, (of_query, of_train) in enumerate(zip(query, train, strict=True)):
-            for draws in _parts(len(of_query), DRAWS):
-                block.update(chain, of_query[draws, rows], of_train[draws, columns])
-        scores[rows, columns] = block.covariance() if estimate == "covariance" else block.correlation()
+    for rows, columns in itertools.product(parts(num_query, side), parts(num_train, side)):
+        block = [(of_query[:, rows], of_train[:, columns]) for of_query, of_train in zip(query, train, strict=True)]
+        scores[rows, columns] = estimate_block(block, estimate=estimate)
     return scores
+
+
+def estimate_block(
+    chains: Sequence[tuple[Float[Tensor, "draw query"], Float[Tensor, "draw train"]]], *, estimate: str
+) -> Float[Tensor, "query train"]:
+    """Give the covariance or correlation over the draws of all chains, which are taken in a part at a time.
+
+    Args:
+        chains: The losses of the queries and of the training examples, chain by chain.
+        estimate: ``covariance`` or ``correlation``.
+
+    Raises:
+        ValueError: If no chain has two draws.
+    """
+    query, train = chains[0]
+    block = StreamingCovariance(query.shape[1], train.shape[1], device=query.device)
+    for chain, (of_query, of_train) in enumerate(chains):
+        for draws in parts(len(of_query), DRAWS):
+            block.update(chain, of_query[draws], of_train[draws])
+    return block.estimate(estimate)
+
+
+def least_memory(side: int, *, draws: int) -> int:
+    """Give the bytes of the least limit with which a block may have that many queries, and training examples.
+
+    Args:
+        draws: How many it takes in at a time.
+    """
+    limit = (16 * (side + 1) ** 2 + 32 * draws * (side + 1)) / 0.85
+    return math.ceil(limit + min(KEPT_BYTES, limit))
 
 
 def block_side(memory_gib: float, *, draws: int) -> int:
@@ -75,5 +102,6 @@ def block_side(memory_gib: float, *, draws: int) -> int:
     return max(1, int((math.sqrt((16 * draws) ** 2 + 16 * limit) - 16 * draws) / 16))
 
 
-def _parts(length: int, size: int) -> Iterator[slice]:
+def parts(length: int, size: int) -> Iterator[slice]:
+    """Divide a length into consecutive parts of at most ``size``."""
     return (slice(start, min(start + size, length)) for start in range(0, length, size))

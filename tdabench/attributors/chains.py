@@ -1,7 +1,7 @@
 """Chains: losses of every example at draws around a checkpoint, each chain a piece of work of its own."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from tdabench.seeds import fork_generator
 
 # Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
 DIVERGED = 1e6
+
+Measure = Callable[[nn.Module, int | None], Float[Tensor, " example"]]
 
 
 def chain_generator(problem: Problem, chain: int, generator: torch.Generator) -> torch.Generator:
@@ -37,6 +39,12 @@ def join_examples(problem: Problem) -> Examples:
     return {name: torch.cat([problem.train[name], problem.query[name]]) for name in problem.train}
 
 
+def measured_parts(problem: Problem) -> list[Examples]:
+    """Give what is measured at every draw, in as few parts as can be: queries may be longer than training examples."""
+    same = all(values.shape[1:] == problem.query[name].shape[1:] for name, values in problem.train.items())
+    return [join_examples(problem)] if same else [problem.train, problem.query]
+
+
 @torch.no_grad()
 def measure_losses(
     model: nn.Module, problem: Problem, examples: Examples, batch_size: int | None
@@ -54,12 +62,15 @@ def record_chain(
     steps_between_draws: int = 1,
     loss_batch_size: int | None,
     description: str,
+    measure: Measure | None = None,
 ) -> dict[str, Tensor]:
     """Walk a chain and measure every example's loss at its draws; a chain that diverges is left where it did.
 
     Args:
         steps: Lazily, ``burn_in + draws * steps_between_draws`` of them.
         description: For the progress bar.
+        measure: What gives the losses, those of the training examples before those of the queries: called with the
+            checkpoint and None, and with the model and number of each draw. None for ``problem.loss`` of each.
 
     Returns:
         ``train`` (draw, train) and ``query`` (draw, query): losses in nats, NaN after a divergence;
@@ -70,9 +81,11 @@ def record_chain(
     Raises:
         ValueError: If the checkpoint has a loss where no chain can begin.
     """
-    examples = join_examples(problem)
+    parts = measured_parts(problem)
+    if measure is None:
+        measure = lambda model, _: torch.cat([measure_losses(model, problem, part, loss_batch_size) for part in parts])  # noqa: E731
     start = time.process_time()
-    checkpoint = measure_losses(problem.models[0], problem, examples, loss_batch_size)
+    checkpoint = measure(problem.models[0], None)
     _require_losses(checkpoint, num_examples(problem.train))
     checkpoint = checkpoint.to(torch.promote_types(checkpoint.dtype, torch.float32))
     losses = checkpoint.new_full((draws, len(checkpoint)), torch.nan)
@@ -84,7 +97,7 @@ def record_chain(
         if count <= 0 or count % steps_between_draws:
             continue
         draw = count // steps_between_draws - 1
-        losses[draw] = measure_losses(step.model, problem, examples, loss_batch_size)
+        losses[draw] = measure(step.model, draw)
         distance[draw], cpu_seconds[draw] = step.distance(), time.process_time() - start
         if not (losses[draw].abs() < DIVERGED).all():  # NaN is not
             break

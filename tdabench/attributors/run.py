@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Attributor, Calibrated, ChainAttributor, Problem, num_examples
+from tdabench.attributors.base import (
+    Attributor,
+    Calibrated,
+    ChainAttributor,
+    Problem,
+    TokenAttributor,
+    TrainTokenAttributor,
+    Unsupported,
+    num_examples,
+)
 from tdabench.attributors.passes import counted_problem
 from tdabench.cost import Cost, measure_cost, phase
 
@@ -20,9 +29,9 @@ AT_A_TIME = 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """Scores (query, train), what they cost, and what the method warned of."""
+    """Scores (query, train), or those of tokens, what they cost, and what the method warned of."""
 
-    scores: Float[Tensor, "query train"]
+    scores: Float[Tensor, "query ..."]
     cost: Cost
     warnings: tuple[str, ...]
 
@@ -71,12 +80,55 @@ def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence
     return _attribute(attributor, lambda counted: attributor.score_chains(chains, counted), problem)
 
 
+def run_token_attributor(attributor: Attributor, problem: Problem, *, generator: torch.Generator) -> Attribution:
+    """Score tokens as finely as the method can, measure it, and check what it returns.
+
+    Returns:
+        Scores (query, qpos, train, tpos) of a ``TokenAttributor``, or (query, train, tpos) of a
+        ``TrainTokenAttributor``.
+
+    Raises:
+        Unsupported: If the method scores no tokens, or says that it can't here.
+        ValueError: If the scores have the wrong shape or are not finite, or the method changed a model.
+    """
+    if isinstance(attributor, TokenAttributor):
+        attribute = attributor.attribute_tokens
+    elif isinstance(attributor, TrainTokenAttributor):
+        attribute = attributor.attribute_train_tokens
+    else:
+        raise Unsupported("it scores whole examples, not their tokens")
+    if problem.token_loss is None:
+        raise Unsupported("scores of tokens need rows of tokens: this data has none")
+    (queries, qpos), (train, tpos) = (part["input_ids"].shape for part in (problem.query, problem.train))
+    pairs = isinstance(attributor, TokenAttributor)
+    expected = (queries, qpos, train, tpos) if pairs else (queries, train, tpos)
+
+    def check(scores: Tensor) -> None:
+        if scores.shape != expected:
+            raise ValueError(f"{attribute.__name__}() must return scores {expected}, got {tuple(scores.shape)}.")
+        _require_finite(scores)
+
+    return _measure(attributor, lambda counted: attribute(counted, generator=generator), problem, check)
+
+
 def _attribute(attributor: Attributor, give_scores: Callable[[Problem], Tensor], problem: Problem) -> Attribution:
+    def check(scores: Tensor) -> None:
+        check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
+
+    return _measure(attributor, give_scores, problem, check)
+
+
+def _measure(
+    attributor: Attributor,
+    give_scores: Callable[[Problem], Tensor],
+    problem: Problem,
+    check: Callable[[Tensor], None],
+) -> Attribution:
     with _models_untouched(attributor, problem), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         with _measured(problem) as (counted, cost):
             scores = give_scores(counted)
-    check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
+    check(scores)
     messages = tuple(str(entry.message) for entry in caught if entry.category is AttributionWarning)
     return Attribution(scores=scores.detach().float().cpu(), cost=cost, warnings=messages)
 
@@ -127,7 +179,11 @@ def check_scores(scores: Tensor, *, num_queries: int, num_train: int) -> None:
         raise ValueError(
             f"The scores must have the shape (query, train) = {(num_queries, num_train)}, got {tuple(scores.shape)}."
         )
-    wrong = sum(int((~part.isfinite()).sum()) for part in scores.split(max(1, AT_A_TIME // num_train)))
+    _require_finite(scores)
+
+
+def _require_finite(scores: Tensor) -> None:
+    wrong = sum(int((~part.isfinite()).sum()) for part in scores.split(max(1, AT_A_TIME // scores[0].numel())))
     if wrong:
         raise ValueError(f"{wrong} of {scores.numel()} scores are NaN or infinite.")
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,26 +30,41 @@ def estimate_scores(
     Raises:
         Diverged: If every chain diverged (a ValueError).
     """
-    _keep_traces(chains, problem.workspace / "traces.safetensors", {"settings": settings, "markov": markov})
-    losses = [(chain["query"], chain["train"]) for chain in chains]
-    converged = [all((part.abs() < DIVERGED).all() for part in pair) for pair in losses]  # NaN is not
-    if not any(converged):
-        raise Diverged(f"Every BIF chain diverged: {remedy}.")
-    if not all(converged):
-        lost = [chain for chain, is_good in enumerate(converged) if not is_good]
-        message = f"BIF chains {lost} of {len(chains)} diverged and are left out: {remedy}."
-        warnings.warn(AttributionWarning(message), stacklevel=2)
-    query, train = zip(*(pair for pair, is_good in zip(losses, converged, strict=True) if is_good), strict=True)
+    keep_traces(settings, chains, problem, markov=markov)
+    converged = [has_converged(chain) for chain in chains]
+    report_diverged(converged, remedy=remedy)
+    good = [chain for chain, is_good in zip(chains, converged, strict=True) if is_good]
     return estimate_losses(
-        query,
-        train,
+        [chain["query"] for chain in good],
+        [chain["train"] for chain in good],
         estimate=settings.estimate,
         memory_gib=settings.memory_gib,
         workspace=problem.workspace,
     )
 
 
-def _keep_traces(chains: Sequence[dict[str, Tensor]], path: Path, record: dict[str, Any]) -> None:
+def has_converged(chain: dict[str, Tensor]) -> bool:
+    """Say whether every loss of a chain can be used."""
+    return all(bool((chain[name].abs() < DIVERGED).all()) for name in ("query", "train"))  # NaN is not
+
+
+def report_diverged(converged: Sequence[bool], *, remedy: str) -> None:
+    """Warn of the chains that diverged.
+
+    Raises:
+        Diverged: If every one did.
+    """
+    if not any(converged):
+        raise Diverged(f"Every BIF chain diverged: {remedy}.")
+    if not all(converged):
+        lost = [chain for chain, is_good in enumerate(converged) if not is_good]
+        message = f"BIF chains {lost} of {len(converged)} diverged and are left out: {remedy}."
+        warnings.warn(AttributionWarning(message), stacklevel=3)
+
+
+def keep_traces(settings: Any, chains: Sequence[dict[str, Tensor]], problem: Problem, *, markov: bool = True) -> None:
+    """Write the chains' traces to the workspace; see ``estimate_scores``."""
     traces = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
     checkpoint = {name: traces[name][0] for name in traces if name.endswith("_checkpoint")}  # all chains have the same
-    save_tensors(path, {**traces, **checkpoint}, record)
+    record = {"settings": settings, "markov": markov}
+    save_tensors(problem.workspace / "traces.safetensors", {**traces, **checkpoint}, record)

@@ -148,6 +148,8 @@ def list_jobs(experiment: "Experiment", costs: Costs) -> Iterator[Job]:
             if chains := experiment.num_chains(method):
                 yield _job("sample", experiment, costs, train_size, chains, method)
             yield _job("attribute", experiment, costs, train_size, 1, method)
+            if method in experiment.token_methods:
+                yield _job("tokens", experiment, costs, train_size, 1, method)
         if experiment.bank is not None:
             yield _job("evaluate", experiment, costs, train_size, len(experiment.methods))
 

@@ -22,6 +22,7 @@ STAGES = {
     "planning": ("plan", "power"),
     "removal": ("contrast", "keep", "remove"),
     "sweep": ("sweep",),
+    "tokens": ("tokens",),
     "truth": ("dataset", "retrain", "split", "train"),
     "pretraining": ("pretrain",),
 }

@@ -36,7 +36,7 @@ def attribute(arguments: argparse.Namespace) -> None:
     details: dict[str, Any] = {"stream": stream, "method": component}
     details["attributor"] = instantiate(component, f"methods.{arguments.method}")
     try:
-        details["attributor"] = _settle(details["attributor"], arguments)
+        details["attributor"] = settle_method(details["attributor"], arguments)
         attribution = _attribute(bench, arguments, details["attributor"], stream)
         if arguments.calibration is not None:
             attribution.cost.add_recorded(load_record(arguments.calibration).get("cost", {}))
@@ -67,7 +67,7 @@ def sample(arguments: argparse.Namespace) -> None:
         folder = f"{arguments.method}-{arguments.chain}"  # its own, since other chains may run at the same time
         generator = make_generator(bench.experiment.seed, *stream)
         try:
-            attributor = _settle(attributor, arguments)
+            attributor = settle_method(attributor, arguments)
             with lend_problem(bench, arguments, query_of(bench), folder=folder) as problem:
                 tensors, cost = run_chain(attributor, problem, arguments.chain, generator=generator)
             status = "ok"
@@ -99,7 +99,7 @@ def vary(arguments: argparse.Namespace) -> None:
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
-            attributor = _settle(attributor, arguments)
+            attributor = settle_method(attributor, arguments)
             stream = (*base, first, run)
             attribution = _run(bench, arguments, attributor, bench.query, folder=folder, stream=stream, first=first)
         except Unsupported as reason:
@@ -145,7 +145,7 @@ def _attribute(
     return attribution
 
 
-def _settle(attributor: Any, arguments: argparse.Namespace) -> Any:
+def settle_method(attributor: Any, arguments: argparse.Namespace) -> Any:
     """Give the method with what its calibration found, where it says ``auto``."""
     from tdabench.attributors.auto import apply_proposal, auto_settings
     from tdabench.attributors.base import Unsupported

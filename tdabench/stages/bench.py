@@ -108,7 +108,8 @@ class Bench:
         calibration = getattr(arguments, "calibration", None)
         inputs = [arguments.dataset, arguments.split]
         inputs += [*getattr(arguments, "checkpoints", []), *getattr(arguments, "chains", [])]
-        inputs += [path for path in (calibration, getattr(arguments, "pretrained", None)) if path]
+        others = (calibration, getattr(arguments, "pretrained", None), getattr(arguments, "scores", None))
+        inputs += [path for path in others if path]
         return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
 
 

@@ -1,0 +1,356 @@
+import collections
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from token_problems import CHECKPOINT, HESSIAN, make_language_problem, make_quadratic_tokens
+
+from tdabench.attributors import bif, token_room, token_scores
+from tdabench.attributors.base import Attributor, Problem, TokenAttributor, Unsupported
+from tdabench.attributors.bif import BIF
+from tdabench.attributors.blocks import block_side, least_memory
+from tdabench.attributors.estimators import loss_correlation, loss_covariance
+from tdabench.attributors.laplace_bif import LaplaceBIF
+from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.token_room import token_scores_bytes
+from tdabench.records import load_tensors
+from tdabench.seeds import make_generator
+
+# Steps of 0.003 a parameter: losses move by far more than they are rounded.
+LANGUAGE = BIF(step_size=1e-5, inverse_temperature=100.0, localization=100.0, chains=2, draws=6, batch_size=3)
+estimated = pytest.mark.parametrize("estimate", ["covariance", "correlation"])
+kept = pytest.mark.parametrize("token_estimate", ["traces", "online"])
+
+
+# What the scores are
+
+
+def test_scores_of_tokens_are_the_exact_stationary_covariances_of_quadratic_losses(tmp_path):
+    problem = make_quadratic_tokens(tmp_path)
+    method = BIF(
+        step_size=0.7, inverse_temperature=2.0, localization=0.7, chains=2, draws=1000, burn_in=8, steps_between_draws=2
+    )
+
+    scores = method.attribute_tokens(problem, generator=make_generator(0, "bif")).numpy()
+
+    precision = 2.0 * HESSIAN.double().numpy() + 0.7 * np.eye(2)
+    covariance = np.linalg.inv(precision) @ np.linalg.inv(np.eye(2) - 0.7 * precision / 4)
+    (q, h), (t, k) = (_derivatives(examples) for examples in (problem.query, problem.train))
+    slope = np.einsum("qsa,ab,itb->qsit", q, covariance, t)
+    curvature = np.einsum("qsab,bc,itcd,da->qsit", h, covariance, k, covariance) / 2
+    # As in test_bif.py: draws two steps apart count as independent.
+    draws = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance, size=20_000)
+    query, train = (_centred_losses(draws, *derivatives) for derivatives in ((q, h), (t, k)))
+    squares = np.einsum("nqs,nit->qsit", query**2, train**2) / len(draws) - (slope + curvature) ** 2
+    tolerance = 4 * np.sqrt(squares / (2 * 1000))
+    assert (np.abs(scores - slope - curvature) < tolerance).all()
+    assert (np.abs(slope) > 2 * tolerance).any()
+    assert (np.abs(curvature) > 2 * tolerance).any()
+
+
+@kept
+def test_scores_of_tokens_sum_to_those_of_sequences(tmp_path, token_estimate):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+
+    by_token = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    assert by_token.shape == (3, 6, 5, 8)
+    sequences = LANGUAGE.attribute(problem, generator=make_generator(0, "bif"))
+    assert (by_token.sum(dim=(1, 3)) - sequences).abs().max() < 1e-5 * sequences.abs().max()
+
+
+def test_scores_of_tokens_sum_over_the_query_to_those_of_training_tokens_for_the_whole_query(tmp_path):
+    problem = make_language_problem(tmp_path)
+
+    by_token = LANGUAGE.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    chains = _sample_tokens(LANGUAGE, problem)
+    query, train = (torch.stack([chain[name] for chain in chains]) for name in ("query", "train_tokens"))
+    whole = loss_covariance(query, train.flatten(2)).view(3, 5, 8)
+    assert (by_token.sum(dim=1) - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
+@estimated
+def test_each_score_is_the_estimate_of_its_two_tokens(tmp_path, estimate):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, estimate=estimate)
+
+    scores = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    chains = _sample_tokens(method, problem)
+    query, train = (torch.stack([chain[name] for chain in chains]) for name in ("query_tokens", "train_tokens"))
+    function = loss_covariance if estimate == "covariance" else loss_correlation
+    for j, t, i, s in ((0, 4, 0, 2), (2, 1, 4, 7), (1, 5, 3, 3)):
+        expected = function(query[:, :, j, t, None], train[:, :, i, s, None])
+        torch.testing.assert_close(scores[j, t, i, s], expected.squeeze(), rtol=1e-9, atol=1e-15)
+
+
+@estimated
+@pytest.mark.parametrize(("token_estimate", "memory_gib"), [("traces", None), ("online", None), ("traces", 1.2e-5)])
+def test_positions_that_do_not_count_have_a_score_of_exactly_zero(tmp_path, estimate, token_estimate, memory_gib):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, estimate=estimate, token_estimate=token_estimate, memory_gib=memory_gib)
+
+    scores = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    query, train = (examples["labels"] != -100 for examples in (problem.query, problem.train))
+    query[:, 0] = train[:, 0] = False  # nothing predicts the first
+    counts = query[:, :, None, None] & train
+    assert (scores[~counts] == 0).all()
+    assert (scores[counts] != 0).all()
+
+
+# Both of the paper's implementations
+
+
+@kept
+def test_implementations_a_and_b_agree(tmp_path, token_estimate):
+    problem = make_language_problem(tmp_path)
+    token = dataclasses.replace(LANGUAGE, level="token", token_estimate=token_estimate)
+
+    a, b = (method.attribute(problem, generator=make_generator(0, "bif")) for method in (LANGUAGE, token))
+
+    assert (a - b).abs().max() < 1e-5 * a.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("token_estimate", "memory_gib"), [("traces", None), ("traces", 1e-6), ("traces", 1e-5), ("online", None)]
+)
+@estimated
+def test_implementation_b_is_the_sum_over_tokens(tmp_path, token_estimate, memory_gib, estimate):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, estimate=estimate, level="token", token_estimate=token_estimate)
+
+    by_token = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+    sequences = dataclasses.replace(method, memory_gib=memory_gib).attribute(
+        problem, generator=make_generator(0, "bif")
+    )
+
+    torch.testing.assert_close(sequences, by_token.sum(dim=(1, 3)), rtol=1e-9, atol=1e-12)
+
+
+# Draws kept, or added up
+
+
+@estimated
+def test_draws_that_are_added_up_give_the_scores_of_draws_that_are_kept(tmp_path, monkeypatch, estimate):
+    monkeypatch.setattr(token_scores, "AT_A_TIME", 4)
+    problem = make_language_problem(tmp_path)
+
+    traces, online = (
+        dataclasses.replace(LANGUAGE, estimate=estimate, token_estimate=name).attribute_tokens(
+            problem, generator=make_generator(0, "bif")
+        )
+        for name in ("traces", "online")
+    )
+
+    assert (traces - online).abs().max() < 1e-7 * traces.abs().max()
+
+
+def test_scores_within_a_memory_that_is_told_are_those_without_a_limit(tmp_path):
+    problem = make_language_problem(tmp_path)
+
+    free, limited = (
+        dataclasses.replace(LANGUAGE, memory_gib=limit).attribute_tokens(problem, generator=make_generator(0, "bif"))
+        for limit in (None, 1.2e-5)
+    )
+
+    assert limited.dtype == torch.float32
+    torch.testing.assert_close(limited, free.float(), rtol=1e-5, atol=1e-9)
+    assert [path.name for path in tmp_path.iterdir()] == ["traces.safetensors"]
+
+
+# Chains
+
+
+@kept
+def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_path, token_estimate):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+
+    whole = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+    apart = method.score_token_chains(_sample_tokens(method, problem), problem)
+
+    assert torch.equal(apart, whole)
+
+
+def test_a_token_chain_is_the_chain_of_sequences_and_keeps_its_traces(tmp_path):
+    problem = make_language_problem(tmp_path)
+
+    LANGUAGE.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    traces = load_tensors(tmp_path / "traces.safetensors")
+    chain = LANGUAGE.sample_chain(problem, 1, generator=make_generator(0, "bif"))
+    assert traces.keys() == chain.keys()
+    for name in ("train", "query", "train_checkpoint"):
+        torch.testing.assert_close(traces[name][1] if traces[name].ndim == 3 else traces[name], chain[name])
+
+
+def test_one_forward_pass_a_draw_gives_tokens_and_sequences(tmp_path):
+    problem, seen = make_language_problem(tmp_path), collections.Counter()
+
+    def count(name, loss):
+        def counted(model, examples):
+            seen[name] += len(examples["input_ids"])
+            return loss(model, examples)
+
+        return counted
+
+    counting = dataclasses.replace(
+        problem, loss=count("loss", problem.loss), token_loss=count("token_loss", problem.token_loss)
+    )
+    LANGUAGE.sample_token_chain(counting, 0, generator=make_generator(0, "bif"))
+
+    assert seen == {"token_loss": (1 + 6) * (5 + 3), "loss": 6 * 3}
+
+
+@kept
+def test_a_diverged_chain_is_left_out_with_a_warning(tmp_path, monkeypatch, token_estimate):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, chains=3, token_estimate=token_estimate)
+    good = method.score_token_chains([_sample_tokens(method, problem)[chain] for chain in (0, 2)], problem)
+    _break_chain(monkeypatch, 1)
+
+    with pytest.warns(
+        AttributionWarning, match=re.escape("BIF chains [1] of 3 diverged and are left out: lower step_size (1e-05).")
+    ):
+        scores = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
+
+    torch.testing.assert_close(scores, good)
+
+
+@kept
+def test_nothing_but_diverged_chains_is_an_error(tmp_path, token_estimate):
+    method = dataclasses.replace(LANGUAGE, step_size=1e9, token_estimate=token_estimate)
+
+    with pytest.raises(ValueError, match="Every BIF chain diverged: lower step_size"):
+        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
+
+
+# What they need
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_bytes_that_are_told_are_those_of_the_tensors(tmp_path, online):
+    problem = make_language_problem(tmp_path)
+    method = dataclasses.replace(LANGUAGE, token_estimate="online" if online else "traces")
+
+    told = token_scores_bytes(
+        queries=3, query_positions=6, train=5, train_positions=8, chains=2, draws=6, online=online
+    )
+
+    chains = _sample_tokens(method, problem)
+    names = ["token_products"] if online else ["query_tokens", "train_tokens"]
+    kept_bytes = [sum(chain[name].nbytes for name in names) for chain in chains]
+    assert told.losses == (kept_bytes[0] if online else sum(kept_bytes))
+    assert told.scores == method.score_token_chains(chains, problem).float().nbytes
+
+
+def test_a_limit_of_memory_that_holds_no_pair_of_sequences_is_an_error_with_the_numbers(tmp_path):
+    method = dataclasses.replace(LANGUAGE, memory_gib=1e-6)
+
+    message = (
+        "memory_gib is 1e-06, and scores of tokens need 6.63e-06 at least: 3 x 6 x 5 x 8 scores (queries x positions x "
+        "training examples x positions) x 4 bytes = 2,880 bytes. Raise it, or ask for fewer queries"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
+
+
+@pytest.mark.parametrize("side", [1, 8, 100, 1024])
+@pytest.mark.parametrize("draws", [2, 500])
+def test_the_least_limit_that_is_named_is_enough(side, draws):
+    least = least_memory(side, draws=draws) / 2**30
+
+    assert side <= block_side(least, draws=draws) <= side + 2
+
+
+@pytest.mark.parametrize(
+    ("token_estimate", "needs", "remedy"),
+    [("traces", 28_128, "Set memory_gib"), ("online", 17_280, "Keep traces (token_estimate: traces)")],
+)
+def test_more_than_the_machine_has_is_an_error_before_a_chain_is_sampled(
+    tmp_path, monkeypatch, token_estimate, needs, remedy
+):
+    monkeypatch.setattr(token_room.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(bif, "record_chain", None)
+    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+
+    with pytest.raises(
+        ValueError, match=rf"need {needs:,} bytes of memory, .* there are 10,000: .*{re.escape(remedy)}"
+    ):
+        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
+
+
+def test_a_disk_without_room_for_the_scores_is_an_error_before_a_chain_is_sampled(tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr(token_room.shutil, "disk_usage", lambda path: usage(2_879))
+    monkeypatch.setattr(bif, "record_chain", None)
+    method = dataclasses.replace(LANGUAGE, memory_gib=1.2e-5)
+
+    with pytest.raises(ValueError, match=r"has 2,879 bytes free in .*3 x 6 x 5 x 8 scores .* = 2,880 bytes"):
+        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
+
+
+@pytest.mark.parametrize("ask", ["attribute_tokens", "attribute"])
+def test_a_problem_without_tokens_is_not_supported(tmp_path, ask):
+    problem = dataclasses.replace(make_language_problem(tmp_path), token_loss=None)
+    method = dataclasses.replace(LANGUAGE, level="token")
+
+    with pytest.raises(Unsupported, match="need a language model: this problem has no token_loss"):
+        getattr(method, ask)(problem, generator=make_generator(0, "bif"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"level": "word"}, "level must be sequence or token, got 'word'"),
+        ({"token_estimate": "disk"}, "token_estimate must be traces or online, got 'disk'"),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error(setting, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(LANGUAGE, **setting)
+
+
+def test_a_method_is_known_to_score_tokens_by_its_method():
+    assert isinstance(LANGUAGE, TokenAttributor)
+    other = LaplaceBIF(draws=4, chains=2)
+    assert isinstance(other, Attributor)
+    assert not isinstance(other, TokenAttributor)
+
+
+def _sample_tokens(method: BIF, problem: Problem) -> list[dict[str, torch.Tensor]]:
+    return [
+        method.sample_token_chain(problem, chain, generator=make_generator(0, "bif")) for chain in range(method.chains)
+    ]
+
+
+def _derivatives(examples: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Give every token's gradient and Hessian at the checkpoint."""
+    hessian, offset = (part.double().numpy() for part in (examples["hessian"], CHECKPOINT - examples["centre"]))
+    return np.einsum("ipab,ipb->ipa", hessian, offset), hessian
+
+
+def _centred_losses(draws: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    losses = np.einsum("na,ipa->nip", draws, gradient) + np.einsum("na,ipab,nb->nip", draws, hessian, draws) / 2
+    return losses - losses.mean(axis=0)
+
+
+def _break_chain(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    """Let the parameters of one chain become NaN at its last step."""
+    sample_chain, started = bif.sample_chain, []
+
+    def sample(*arguments, steps: int, **settings):
+        index = len(started)
+        started.append(index)
+        for count, step in enumerate(sample_chain(*arguments, steps=steps, **settings)):
+            if index == broken and count == steps - 1:
+                step.position.fill_(math.nan)
+            yield step
+
+    monkeypatch.setattr(bif, "sample_chain", sample)

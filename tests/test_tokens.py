@@ -1,0 +1,225 @@
+"""The stage ``tokens``: from text and a checkpoint to what a page of tokens needs."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tdabench import cli
+from tdabench.config import load_experiment
+from tdabench.records import load_record, load_tensors
+from tdabench.stages.tokens import choose_top
+
+TEXT = "\n".join(
+    f"{name} has a {thing}. The {thing} of {name} is {colour}."
+    for name in ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn")
+    for thing in ("boat", "kite", "house", "garden")
+    for colour in ("red", "blue")
+)
+EXPERIMENT: dict[str, Any] = {
+    "seed": 0,
+    "data": {
+        "source": "tdabench.data.sources:TextFiles",
+        "options": {"files": ["text.txt"], "separator": "\n", "length": 12, "shortest": 5, "vocabulary": 300},
+        "train_sizes": [20],
+        "queries": 6,
+    },
+    "model": {
+        "builder": "tdabench.models.gpt_neox:Pythia", "hidden_size": 16, "layers": 1, "heads": 2, "vocabulary": 300,
+        "positions": 12,
+    },
+    "training": {"optimizer": "adamw", "epochs": 1, "batch_size": 8, "learning_rate": 0.01, "weight_decay": 0},
+    "bank": {"subsets": 6, "fraction": 0.5},
+    "methods": {
+        "bif": {
+            "attributor": "tdabench.attributors.bif:BIF", "step_size": 1.0e-5, "inverse_temperature": 100.0,
+            "localization": 100.0, "chains": 2, "draws": 5, "batch_size": 4,
+        },
+        "gradsim": {"attributor": "tdabench.attributors.kronfluence:Kronfluence", "strategy": "identity"},
+        "random": {"attributor": "tdabench.attributors.baselines:Random"},
+    },
+    "tokens": {"queries": 3, "top": 4, "methods": ["bif", "gradsim"]},
+    "evaluation": {"resamples": 100, "top": 5},
+}  # fmt: skip
+QUERIES, TOP, LENGTH = 3, 4, 12
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    """Make a folder with a checkpoint and the scores of every method."""
+    folder = tmp_path_factory.mktemp("tokens")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("text.txt").write_text(TEXT, encoding="utf-8")
+        _write(EXPERIMENT)
+        _run("dataset", "--data", ".", "--output", "dataset.safetensors")
+        _run("split", "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors")
+        _run("train", *_files(), "--checkpoint", "0", "--output", "0.safetensors")
+        for method in EXPERIMENT["methods"]:
+            _score(method)
+    return folder
+
+
+@pytest.fixture
+def here(cell, monkeypatch):
+    """Run in that folder."""
+    monkeypatch.chdir(cell)
+    _write(EXPERIMENT)
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "shape"),
+    [
+        ("bif", "token_scores", (QUERIES, LENGTH, 2 * TOP, LENGTH)),
+        ("gradsim", "train_token_scores", (QUERIES, 2 * TOP, LENGTH)),
+    ],
+)
+def test_the_file_has_all_that_a_page_of_tokens_needs(here, method, name, shape):
+    _tokens(method)
+
+    found = load_tensors(f"cell/tokens/{method}.safetensors")
+    assert {key: tuple(values.shape) for key, values in found.items()} == {
+        "queries": (QUERIES,), "query_ids": (QUERIES, LENGTH), "query_counts": (QUERIES, LENGTH),
+        "train": (QUERIES, 2 * TOP), "train_ids": (QUERIES, 2 * TOP, LENGTH),
+        "train_counts": (QUERIES, 2 * TOP, LENGTH), "scores": (QUERIES, 2 * TOP), name: shape,
+    }  # fmt: skip
+    data, split = load_tensors("dataset.safetensors"), load_tensors("split.safetensors")
+    assert torch.equal(found["queries"], torch.arange(QUERIES))
+    assert torch.equal(found["query_ids"], data["test_tokens"][split["query"][:QUERIES]].long())
+    assert torch.equal(found["train_ids"], data["train_tokens"][split["pool"][found["train"]]].long())
+    scores = load_tensors(f"cell/scores/{method}.safetensors")["scores"][:QUERIES]
+    assert torch.equal(found["scores"], scores.gather(1, found["train"]))
+    assert torch.equal(found["scores"][:, :TOP], scores.sort(descending=True).values[:, :TOP])
+    assert torch.equal(found["scores"][:, TOP:], scores.sort().values[:, :TOP])
+
+
+@pytest.mark.parametrize("method", ["bif", "gradsim"])
+def test_the_scores_of_tokens_sum_to_the_scores_of_their_sequences(here, method):
+    _tokens(method)
+
+    found = load_tensors(f"cell/tokens/{method}.safetensors")
+    if method == "bif":
+        counts = found["query_counts"][:, :, None, None] & found["train_counts"][:, None]
+        assert (found["token_scores"][~counts] == 0).all()
+        assert (found["token_scores"][counts] != 0).all()
+        summed = found["token_scores"].sum(dim=(1, 3))
+    else:
+        summed = found["train_token_scores"].sum(dim=2)
+    assert (summed - found["scores"]).abs().max() < 1e-4 * found["scores"].abs().max()
+
+
+def test_the_record_names_the_scores_and_what_it_cost_and_leaves_no_scratch(here):
+    _tokens("bif")
+
+    record = load_record("cell/tokens/bif.safetensors")
+    assert record["status"] == "ok"
+    assert "cell/scores/bif.safetensors" in record["inputs"]
+    assert record["cost"]["score"]["seconds"] > 0
+    assert not (here / "cell/workspace/tokens-bif").exists()
+
+
+def test_a_method_that_scores_no_tokens_says_so_in_its_file(here):
+    experiment = copy.deepcopy(EXPERIMENT)
+    experiment["tokens"]["methods"] = None
+    _write(experiment)
+
+    _tokens("random")
+
+    assert load_tensors("cell/tokens/random.safetensors") == {}
+    status = load_record("cell/tokens/random.safetensors")["status"]
+    assert status == "unsupported: it scores whole examples, not their tokens"
+
+
+def test_a_method_without_scores_gives_its_reason_again(here):
+    from tdabench.records import save_tensors
+
+    save_tensors("none.safetensors", {}, {"status": "unsupported: too large"})
+
+    _tokens("bif", scores="none.safetensors", output="cell/tokens/none.safetensors")
+
+    assert load_record("cell/tokens/none.safetensors")["status"] == "unsupported: too large"
+
+
+def test_a_method_that_the_section_leaves_out_is_an_error(here, capsys):
+    status = cli.main(["tokens", "tiny.yaml", *_files(), *_method("random"), "--scores", "s", "--output", "o"])
+
+    assert status == 1
+    assert "tiny.yaml shows no tokens of random: it has no section tokens, or" in capsys.readouterr().err
+
+
+def test_the_top_is_the_most_helpful_and_then_the_most_harmful_with_the_extremes_first():
+    scores = torch.tensor([[0.5, -2.0, 3.0, 0.0, -1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+
+    assert choose_top(scores, 2).tolist() == [[2, 0, 1, 4], [4, 3, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": 0}, "tokens.queries must be at least 1, got 0"),
+        ({"top": 0}, "tokens.top must be at least 1, got 0"),
+        ({"queries": 7}, "tokens.queries must be at most data.queries (6), got 7"),
+        ({"top": 11}, "tokens.top must be at most half the smallest of data.train_sizes (20), so that none is both"),
+        ({"methods": []}, "tokens.methods must be different methods, or null for all, got []"),
+        ({"methods": ["bif", "bif"]}, "tokens.methods must be different methods, or null for all, got ['bif', 'bif']"),
+        ({"methods": ["trak"]}, "There is no method trak for tokens.methods; there are bif, gradsim, random"),
+    ],
+)
+def test_a_section_that_cannot_be_is_an_error(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    _write({**EXPERIMENT, "tokens": {**EXPERIMENT["tokens"], **change}})
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_experiment("tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "concerned"),
+    [
+        ("tokens", "queries", 2, {"tokens"}),
+        ("tokens", "top", 3, {"tokens"}),
+        ("tokens", "methods", None, set()),
+        ("methods", "bif", {**EXPERIMENT["methods"]["bif"], "draws": 6}, {"tokens", "attribute"}),
+    ],
+)
+def test_a_change_of_the_section_concerns_that_stage_alone(tmp_path, monkeypatch, section, key, value, concerned):
+    monkeypatch.chdir(tmp_path)
+    settings = []
+    for experiment in (EXPERIMENT, {**EXPERIMENT, section: {**EXPERIMENT[section], key: value}}):
+        _write(experiment)
+        read = load_experiment("tiny.yaml")
+        settings.append({stage: read.stage_settings(stage, "bif") for stage in ("tokens", "attribute", "retrain")})
+
+    assert {stage for stage in settings[0] if settings[0][stage] != settings[1][stage]} == concerned
+
+
+def _write(experiment: dict[str, Any]) -> None:
+    Path("tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+
+
+def _files() -> list[str]:
+    files = ["--dataset", "dataset.safetensors", "--split", "split.safetensors"]
+    return ["--repeat", "0", "--train-size", "20", *files]
+
+
+def _method(method: str) -> list[str]:
+    return ["--method", method, "--checkpoints", "0.safetensors"]
+
+
+def _run(stage: str, *arguments: str) -> None:
+    assert cli.main([stage, "tiny.yaml", *arguments]) == 0
+
+
+def _score(method: str) -> None:
+    _run("attribute", *_files(), *_method(method), "--output", f"cell/scores/{method}.safetensors")
+
+
+def _tokens(method: str, *, scores: str | None = None, output: str | None = None) -> None:
+    scores = scores or f"cell/scores/{method}.safetensors"
+    output = output or f"cell/tokens/{method}.safetensors"
+    _run("tokens", *_files(), *_method(method), "--scores", scores, "--output", output)
