@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 
-def render_template(name: str, *, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
+def render_template(name: str, /, *, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
     """Fill a template of the report's folder; every text that is filled in is escaped.
 
     Args:
