@@ -1,6 +1,6 @@
 """What a token page shows, from the tensors and the record of a method's token scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,16 +19,21 @@ def make_question(index: int, tokens: Int[Tensor, " qpos"], counted: Bool[Tensor
     return Question(index=index, pieces=tuple(cut_text(tokens[:end].tolist(), tokenizer)), counted=counted[:end])
 
 
-def count_query_tokens(row: Mapping[str, Tensor]) -> Bool[Tensor, " qpos"]:
-    """Say which tokens of a query count: as its file says, or else those that have a score, or else all but the first.
+def count_query_tokens(rows: Sequence[Mapping[str, Tensor]]) -> Bool[Tensor, " qpos"]:
+    """Say which tokens of a query count: as a file says, or else those that have a score, or else all but the first.
 
     A token that doesn't count has the loss 0 at every draw, so that its scores are exactly 0.
+
+    Args:
+        rows: A row for each method.
     """
-    if "query_counts" in row:
-        return row["query_counts"].bool()
-    if "token_scores" in row:
-        return (row["token_scores"] != 0).flatten(1).any(1)
-    return torch.arange(len(row["query_ids"])) > 0
+    for row in rows:
+        if "query_counts" in row:
+            return row["query_counts"].bool()
+    for row in rows:
+        if "token_scores" in row:
+            return (row["token_scores"] != 0).flatten(1).any(1)
+    return torch.arange(len(rows[0]["query_ids"])) > 0
 
 
 def make_passages(

@@ -138,7 +138,7 @@
   };
 
   const touch = (place) => {
-    if (place === touched.query || place === touched.train) return;
+    if (place === (touched.query ?? touched.train)) return;
     touched.query = touched.train = null;
     if (place) touched[place.side] = place;
     show();

@@ -22,6 +22,7 @@ STAGES = {
     "planning": ("plan", "power"),
     "removal": ("contrast", "keep", "remove"),
     "sweep": ("sweep",),
+    "token_pages": ("pages",),
     "truth": ("dataset", "retrain", "split", "train"),
     "pretraining": ("pretrain",),
 }
