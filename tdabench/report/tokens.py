@@ -113,20 +113,22 @@ def render_token_page(
     Args:
         neighbours: The files of the queries before and after it.
     """
+    shown = [method for method in methods if not method.reason]
     return render_template(
         "tokens.html.jinja",
         styles=["page.css", "tokens.css"],
         script="tokens.js",
         cell=cell,
         question=question,
-        methods=methods,
-        ranks=rank_passages(methods),
+        methods=shown,
+        missing=[method for method in methods if method.reason],
+        ranks=rank_passages(shown),
         before=neighbours[0],
         after=neighbours[1],
         steps=f"{STEPS:,}",
         share=f"{FULL_COLOUR:.0%}",
         format_score=format_score,
-        scores={"steps": STEPS, "methods": [pack_method(method) for method in methods]},
+        scores={"steps": STEPS, "methods": [pack_method(method) for method in shown]},
     )
 
 

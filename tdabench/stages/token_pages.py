@@ -86,7 +86,7 @@ def _make_method(
     label: str, row: Mapping[str, Tensor] | None, counted: Tensor, record: Mapping[str, Any], tokenizer: Any
 ) -> MethodPassages:
     if row is None:
-        return MethodPassages(label=label, reason=f"Not supported: {_reason(record)}")
+        return MethodPassages(label=label, reason=_reason(record))
     return make_passages(label, row, counted, record, tokenizer)
 
 

@@ -54,5 +54,5 @@ def make_methods() -> list[MethodPassages]:
             helpful=(make_passage(1, pairs=False),),
             harmful=(make_passage(3, pairs=False),),
         ),
-        MethodPassages(label="TRAK", reason="Not supported: TRAK has no scores of tokens."),
+        MethodPassages(label="TRAK", reason="TRAK has no scores of tokens."),
     ]

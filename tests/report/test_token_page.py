@@ -82,7 +82,8 @@ def test_the_page_needs_no_other_file(page):
 
 
 def test_a_method_without_scores_gives_its_reason(page):
-    assert "TRAK has no scores of tokens." in text_of(page)
+    assert Parsed(page).texts("dt", "dd")[-2:] == ["TRAK", "TRAK has no scores of tokens."]
+    assert 'id="m2"' not in page
 
 
 def test_a_sequence_that_two_methods_name_leads_from_one_to_the_other(page):
@@ -98,7 +99,7 @@ def test_the_scores_on_the_page_are_those_of_the_method_to_half_a_step():
     methods = make_methods()
     packed = scores_of(render_token_page(CELL, make_question(), methods, neighbours=(None, None)))["methods"]
 
-    for method, written in zip(methods, packed, strict=True):
+    for method, written in zip(methods[:2], packed, strict=True):
         for passage, content in zip(method.passages, written["passages"], strict=True):
             for name in ("whole", "pairs"):
                 exact = getattr(passage, name)
