@@ -19,10 +19,10 @@ STAGES = {
     "draws": ("diagnose", "grow"),
     "judgement": ("evaluate", "report"),
     "measurement": ("measure",),
+    "token_pages": ("pages",),
     "planning": ("plan", "power"),
     "removal": ("contrast", "keep", "remove"),
     "sweep": ("sweep",),
-    "token_pages": ("pages",),
     "truth": ("dataset", "retrain", "split", "train"),
     "pretraining": ("pretrain",),
 }

@@ -44,6 +44,19 @@ def test_special_and_added_tokens_are_their_own_text(by_bytes):
     assert cut_text(by_bytes.encode("a<|end|>    b").ids, by_bytes) == ["a", "<|end|>", "␣␣␣␣", "b"]
 
 
+def test_an_added_token_is_not_spelled_in_bytes(by_bytes):
+    extended = tokenizers.Tokenizer.from_str(by_bytes.to_str())
+    extended.add_tokens(["Ġé"])
+
+    assert cut_text([extended.token_to_id("Ġé")], extended) == ["Ġé"]
+
+
+def test_every_byte_is_read_as_itself(by_bytes):
+    text = "".join(chr(number) for number in range(ord("!"), 0x800) if chr(number).isprintable())
+
+    assert "".join(cut_text(encode(by_bytes, text), by_bytes)).replace("⋯", "") == text
+
+
 def test_a_number_that_no_token_has_is_shown_as_a_number(by_bytes):
     assert cut_text([encode(by_bytes, "饮")[0], 90_000], by_bytes) == ["⋯", "\N{REPLACEMENT CHARACTER}⟨90000⟩"]
 
