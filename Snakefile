@@ -614,6 +614,28 @@ rule remove:
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
+rule pages:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        tokens=every(
+            "results/{experiment}/{repeat}/{train_size}/tokens/{method}.safetensors",
+            methods=lambda experiment: experiment.token_methods,
+        ),
+    output:
+        directory("results/{experiment}/tokens/{repeat}-{train_size}"),
+    log:
+        "results/{experiment}/{repeat}/{train_size}/logs/pages.log",
+    resources:
+        mem_mb=needs_of("pages", "mem_mb"),
+        runtime=needs_of("pages", "runtime"),
+    params:
+        settings=settings_of("pages"),
+    shell:
+        "tdabench pages {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
+        " --dataset {input.dataset} --tokens {input.tokens} --output {output} > {log} 2>&1"
+
+
 rule contrast:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),

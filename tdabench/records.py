@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,19 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[s
     write_atomically(Path(path), write)
 
 
-def load_tensors(path: Path | str) -> dict[str, Any]:
+def load_tensors(path: Path | str, names: Collection[str] | None = None) -> dict[str, Any]:
     """Read the tensors of a result file.
+
+    Args:
+        names: Those to read, if not all; one that the file lacks is left out.
 
     Raises:
         FileNotFoundError: If there is no such file.
         DamagedResult: If it is damaged.
     """
     with _open(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        wanted = [name for name in file.keys() if names is None or name in names]  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in wanted}
 
 
 def load_rows(path: Path | str, name: str, rows: Sequence[int]) -> Any:

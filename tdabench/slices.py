@@ -76,6 +76,7 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     methods = list(experiment.methods)
     return {
         "evaluate": judged,
+        "pages": {},  # they show what is in the files of token scores
         "diagnose": {},  # traces alone say how well a method drew
         "grow": judged,
         "compare": {**judged, "methods": methods, "varied": list(experiment.varied_methods)},

@@ -2,15 +2,11 @@
 
 import base64
 import dataclasses
-import hashlib
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from tdabench.config import Experiment
 from tdabench.records import load_json, load_table
@@ -19,6 +15,7 @@ from tdabench.report.gallery import Gallery, load_gallery
 from tdabench.report.provenance import describe_origin, describe_settings
 from tdabench.report.sections import make_sections
 from tdabench.report.summary import list_warnings, summarise
+from tdabench.report.template import render_template
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,9 +52,10 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
 def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
     styles = styles_of(*material.tables.values())
-    style, script = (_source(name) for name in ("page.css", "page.js"))
-    page = _environment().get_template("page.html.jinja")
-    return page.render(
+    return render_template(
+        "page.html.jinja",
+        styles=["page.css"],
+        script="page.js",
         name=material.name,
         leads=summarise(material.tables, styles, material.confidence),
         warnings=list_warnings(material.tables, styles),
@@ -68,24 +66,7 @@ def render_page(material: Material) -> str:
         colour_of=lambda method: styles.get(method, {}).get("color"),
         settings=describe_settings(material.record),
         origin=describe_origin(material.record),
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("tdabench", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _source(name: str) -> str:
-    return importlib.resources.files("tdabench.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _label(method: str, styles: Styles) -> str:

@@ -19,6 +19,7 @@ STAGES = {
     "draws": ("diagnose", "grow"),
     "judgement": ("evaluate", "report"),
     "measurement": ("measure",),
+    "token_pages": ("pages",),
     "planning": ("plan", "power"),
     "removal": ("contrast", "keep", "remove"),
     "sweep": ("sweep",),
