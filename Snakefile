@@ -12,7 +12,7 @@ sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.config import load_experiment
 from tdabench.planning.jobs import num_shards
-from tdabench.planning.needs import gpus_of, measured_costs, needs_of
+from tdabench.planning.needs import gpus_of, measured_costs, needs_of, scaling_needs_of
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
 EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
@@ -22,17 +22,17 @@ def settings_of(stage):
     """Make a params function: a change of what it gives reruns the rule's jobs."""
 
     @functools.cache  # a plug-in's file is hashed once a plan, not once a job
-    def settings_for(name, method, point, shards):
+    def settings_for(name, method, point, shards, size):
         experiment = load_experiment(f"experiments/{name}.yaml")
         if shards:
             experiment = replace(experiment, bank=replace(experiment.bank, shards=shards))
-        return experiment.stage_settings(stage, method, point)
+        return experiment.stage_settings(stage, method, point, size)
 
     def settings(wildcards):
-        method, point = (wildcards.get(key) for key in ("method", "point"))
+        method, point, size = (wildcards.get(key) for key in ("method", "point", "size"))
         experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
         shards = count_shards(experiment, int(wildcards.train_size)) if stage == "retrain" else None
-        return settings_for(wildcards.experiment, method, point, shards)
+        return settings_for(wildcards.experiment, method, point, shards, size)
 
     return settings
 
@@ -53,6 +53,7 @@ def every(pattern, methods=None, when=None):
             "checkpoint": range(experiment.checkpoints),
             "method": methods(experiment) if methods else list(experiment.methods),
             "point": list(experiment.sweep.points) if experiment.sweep else [],
+            "size": experiment.scaling.names if experiment.scaling else [],
         }
         return expand(pattern, **values | {key: [value] for key, value in wildcards.items()})
 
@@ -127,6 +128,10 @@ def has_sweep(experiment):
     return experiment.sweep is not None
 
 
+def has_scaling(experiment):
+    return experiment.scaling is not None
+
+
 def tables_of(name):
     """Make an input function: the tables of what an experiment asks, every score behind them, and those of tokens.
 
@@ -140,14 +145,16 @@ def tables_of(name):
             "removal": experiment.removal,
             "detection": experiment.data.mislabelled,
             "sweep": experiment.sweep,
+            "scaling": experiment.scaling,
+            "cost": experiment.is_scored,
         }
-        names = ["cost", *(table for table, question in asked.items() if question)]
+        names = [*(table for table, question in asked.items() if question)]
         scores = expand(
             "results/{name}/{repeat}/{train_size}/scores/{method}.safetensors",
             name=name,
             repeat=range(experiment.repeats),
             train_size=experiment.data.train_sizes,
-            method=list(experiment.methods),
+            method=list(experiment.methods) if experiment.is_scored else [],
         )
         tokens = expand(
             "results/{name}/{repeat}/{train_size}/tokens/{method}.safetensors",
@@ -162,17 +169,21 @@ def tables_of(name):
     return tables
 
 
-def names_of(bank):
-    """Give a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for."""
+def names_of(bank, scored=True):
+    """Give a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for.
+
+    ``scored`` says whether methods are asked for scores; else only their cost is measured.
+    """
 
     def answers(name):
         try:
-            return load_experiment(f"experiments/{name}.yaml").bank is not None
+            experiment = load_experiment(f"experiments/{name}.yaml")
+            return experiment.bank is not None, experiment.is_scored
         except (ValueError, OSError):
-            return True
+            return True, True
 
     # Snakemake takes an empty pattern for none at all; this one matches nothing.
-    return "|".join(re.escape(name) for name in EXPERIMENTS if answers(name) == bank) or "(?!)"
+    return "|".join(re.escape(name) for name in EXPERIMENTS if answers(name) == (bank, scored)) or "(?!)"
 
 
 # Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
@@ -188,6 +199,7 @@ wildcard_constraints:
     shard="[0-9]+",
     chain="[0-9]+",
     point="[A-Za-z0-9_.+=,-]+",
+    size="[A-Za-z0-9_.]+",
 
 
 for name in EXPERIMENTS:
@@ -729,6 +741,51 @@ rule choose:
         "tdabench choose {input.experiment} --output results/{wildcards.experiment} 2> {log}"
 
 
+rule scale:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        split="results/{experiment}/0/split.safetensors",
+    output:
+        "results/{experiment}/scale/{method}-{size}.json",
+    log:
+        "results/{experiment}/logs/scale-{method}-{size}.log",
+    resources:
+        gpu=gpus_of,
+        mem_mb=scaling_needs_of("mem_mb"),
+        runtime=scaling_needs_of("runtime"),
+    params:
+        settings=settings_of("scale"),
+    shell:
+        "tdabench scale {input.experiment} --method {wildcards.method} --size {wildcards.size}"
+        " --dataset {input.dataset} --split {input.split} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule project:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        dataset="results/{experiment}/dataset.safetensors",
+        costs=every("results/{experiment}/scale/{method}-{size}.json"),
+    output:
+        table="results/{experiment}/tables/scaling.csv",
+        figure=report(
+            "results/{experiment}/figures/scaling.png",
+            caption="tdabench/report/captions/scaling.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "what": "cost against model size"},
+        ),
+    log:
+        "results/{experiment}/logs/project.log",
+    resources:
+        mem_mb=needs_of("project", "mem_mb"),
+        runtime=needs_of("project", "runtime"),
+    params:
+        settings=settings_of("project"),
+    shell:
+        "tdabench project {input.experiment} --dataset {input.dataset}"
+        " --output results/{wildcards.experiment} 2> {log}"
+
+
 rule report:
     input:
         experiment=ancient("experiments/{experiment}.yaml"),
@@ -743,6 +800,7 @@ rule report:
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
         detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
         sweep=every("results/{experiment}/tables/sweep.csv", when=has_sweep),
+        scaling=every("results/{experiment}/tables/scaling.csv", when=has_scaling),
     output:
         page=report(
             "results/{experiment}/report.html",
@@ -822,6 +880,7 @@ use rule report as report_without_bank with:
         properties=every("results/{experiment}/properties/{method}.json"),
         removal=every("results/{experiment}/tables/removal.csv", when=has_removal),
         detection=every("results/{experiment}/tables/detection.csv", when=has_mislabelled),
+        scaling=every("results/{experiment}/tables/scaling.csv", when=has_scaling),
     output:
         page=report(
             "results/{experiment}/report.html",
@@ -838,3 +897,18 @@ use rule report as report_without_bank with:
         ),
     wildcard_constraints:
         experiment=names_of(bank=False),
+
+
+use rule report as report_of_scaling with:
+    input:
+        experiment=ancient("experiments/{experiment}.yaml"),
+        scaling=every("results/{experiment}/tables/scaling.csv"),
+    output:
+        page=report(
+            "results/{experiment}/report.html",
+            caption="tdabench/report/captions/page.rst",
+            category="Summary",
+            labels={"experiment": "{experiment}", "what": "page"},
+        ),
+    wildcard_constraints:
+        experiment=names_of(bank=False, scored=False),

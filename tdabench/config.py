@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tdabench.components import Component, build, require_mapping
 from tdabench.reading import read_yaml
+from tdabench.scaling import ScalingSettings, check_scaling
 from tdabench.settings import (
     BankSettings,
     DataSettings,
@@ -32,7 +33,7 @@ class Experiment:
     """One YAML, one Snakemake target, one folder of results.
 
     What it asks: the LDS (``bank``), what removing examples does (``removal``), which labels are wrong
-    (``data.mislabelled``). At least one of them.
+    (``data.mislabelled``), how cost grows with the model (``scaling``). At least one of them.
 
     Attributes:
         pretraining: What every training starts from: weights that are trained by this recipe on the data's text for
@@ -42,13 +43,14 @@ class Experiment:
         variance: Further attributions, which tell how much of the LDS's spread is checkpoint and random numbers.
         sweep: A grid of one method's settings, judged on the tuning queries.
         tokens: Scores of tokens, of text, for a few queries.
+        training: May be absent where nothing is trained, since cost alone is asked for.
     """
 
     name: str
     seed: int
     data: DataSettings
     model: Component
-    training: Recipe
+    training: Recipe | None = None
     bank: BankSettings | None = None
     removal: RemovalSettings | None = None
     methods: dict[str, Component]
@@ -59,6 +61,7 @@ class Experiment:
     variance: VarianceSettings | None = None
     sweep: SweepSettings | None = None
     tokens: TokenSettings | None = None
+    scaling: ScalingSettings | None = None
 
     def __post_init__(self) -> None:
         require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
@@ -69,8 +72,12 @@ class Experiment:
                 raise ValueError(f"A name of a {what} has at most {LONGEST_NAME} characters, got {name!r}.")
         if not self.methods:
             raise ValueError("methods must name at least one method.")
-        if self.bank is None and self.removal is None and not self.data.mislabelled:
-            raise ValueError("An experiment asks something: give it bank, removal or a data.mislabelled above 0.")
+        if not self.is_scored and self.scaling is None:
+            raise ValueError(
+                "An experiment asks something: give it bank, removal or a data.mislabelled above 0, or scaling."
+            )
+        if self.is_scored and self.training is None:
+            raise ValueError("The key training is missing.")
         smallest = min(self.data.train_sizes)
         if self.evaluation.top >= smallest:
             raise ValueError(
@@ -85,6 +92,8 @@ class Experiment:
             check_sweep(self.sweep, self)
         if self.tokens is not None:
             check_tokens(self.tokens, self)
+        if self.scaling is not None:
+            check_scaling(self.scaling, self)
         if self.num_jobs > MOST_JOBS:
             raise ValueError(
                 f"The experiment has about {self.num_jobs:,} jobs, more than could be planned ({MOST_JOBS:,}): lower "
@@ -92,12 +101,18 @@ class Experiment:
             )
 
     @property
+    def is_scored(self) -> bool:
+        """Whether models are trained and methods asked for scores; else only what they cost is measured."""
+        return self.bank is not None or self.removal is not None or self.data.mislabelled > 0
+
+    @property
     def num_jobs(self) -> int:
         """About how many jobs there are: every checkpoint, shard of the bank, chain and score of each set."""
         shards = self.bank.shards if self.bank else 0
         shards = self.bank.subsets if shards == "auto" else shards  # at most
         methods = sum(1 + self.num_chains(method) for method in self.methods)
-        return self.repeats * len(self.data.train_sizes) * (self.checkpoints + shards + methods)
+        scaled = len(self.scaling.sizes) * len(self.methods) if self.scaling else 0
+        return scaled + self.repeats * len(self.data.train_sizes) * (self.checkpoints + shards + methods)
 
     def _check_removal(self, removal: RemovalSettings) -> None:
         smallest, most = min(self.data.train_sizes), max(removal.counts)
@@ -158,7 +173,9 @@ class Experiment:
         """Say whether a setting of a method says ``auto``, so that it is calibrated."""
         return "auto" in self.methods[method].settings.values()
 
-    def stage_settings(self, stage: str, method: str | None = None, point: str | None = None) -> str:
+    def stage_settings(
+        self, stage: str, method: str | None = None, point: str | None = None, size: str | None = None
+    ) -> str:
         """Give the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
 
         Files of plug-ins count too: their hash is included, so that an edited method is run again.
@@ -166,7 +183,7 @@ class Experiment:
         Raises:
             ValueError: If there is no such stage.
         """
-        slices = slice_settings(self, method, point)
+        slices = slice_settings(self, method, point, size)
         if stage not in slices:
             raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
         return json.dumps(slices[stage], sort_keys=True)
@@ -207,14 +224,15 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "variance": VarianceSettings,
         "sweep": SweepSettings,
         "tokens": TokenSettings,
+        "scaling": ScalingSettings,
     }
     if isinstance(content.get("pretraining"), dict):
         content["pretraining"] = build(Recipe, content["pretraining"], where="pretraining")
-    for key in ("variance", "sweep", "tokens"):
+    for key in ("variance", "sweep", "tokens", "scaling"):
         if content.get(key, ...) is None:
             del content[key]
     for key, section in sections.items():
-        if key in content and not (content[key] is None and key in ("bank", "removal")):
+        if key in content and not (content[key] is None and key in ("bank", "removal", "training")):
             content[key] = build(section, content[key], where=key)
     if "model" in content:
         content["model"] = _parse_component(content["model"], "builder", "model")

@@ -61,10 +61,21 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     attribute.add_argument("--chains", type=Path, nargs="*", default=[], help="files of `sample`, in order")
     sample.add_argument("--chain", type=int, required=True, help="which one, from 0")
     _add_calibrate(stages)
+    _add_scale(stages)
     _add_stage(stages, "keep", "retrain on everything, with the seeds of `remove`", repeat=True, model=True)
     remove = _add_stage(stages, "remove", "retrain without the most helpful examples", repeat=True, model=True)
     remove.add_argument("--method", required=True, help="its key in the experiment file")
     remove.add_argument("--scores", type=Path, required=True)
+
+
+def _add_scale(stages: argparse._SubParsersAction) -> None:
+    scale = _add_stage(stages, "scale", "measure what a method costs at a size of the model")
+    scale.add_argument("--method", required=True, help="its key in the experiment file")
+    scale.add_argument("--size", required=True, help="of the model, one of scaling.sizes")
+    scale.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
+    scale.add_argument("--split", type=Path, required=True, help="file of `split`")
+    _add_data(scale)
+    _add_machine(scale)
 
 
 def _add_calibrate(stages: argparse._SubParsersAction) -> None:
@@ -115,6 +126,10 @@ def _add_judging_stages(stages: argparse._SubParsersAction) -> None:
     _add_stage(stages, "contrast", "compare removals with matched random ones; --output is the experiment's folder")
     _add_stage(stages, "detect", "find the planted wrong labels; --output is the experiment's folder")
     _add_stage(stages, "choose", "judge the points of the sweep on the tuning queries; --output is its folder")
+    project = _add_stage(
+        stages, "project", "fit cost against size, and predict it; --output is the experiment's folder"
+    )
+    project.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
     _add_stage(stages, "report", "make tables and figures of an experiment's results; --output is its folder")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tdabench.components import describe
+from tdabench.scaling import model_at
 from tdabench.settings import Recipe, VarianceSettings
 from tdabench.sweeps import component_at
 
@@ -11,11 +12,14 @@ if TYPE_CHECKING:
     from tdabench.config import Experiment
 
 
-def slice_settings(experiment: "Experiment", method: str | None, point: str | None = None) -> dict[str, Any]:
+def slice_settings(
+    experiment: "Experiment", method: str | None, point: str | None = None, size: str | None = None
+) -> dict[str, Any]:
     """Give each stage's slice of the settings; with a method, also those of the stages that run one.
 
     Args:
         point: Of the sweep; without one, the slice of that stage is empty.
+        size: Of a scaling experiment; without one, the slice of its stage is empty.
     """
     training = {
         "seed": experiment.seed,
@@ -37,8 +41,9 @@ def slice_settings(experiment: "Experiment", method: str | None, point: str | No
         **_removal_slices(experiment, training),
         **_judgement_slices(experiment),
         **_sweep_slices(experiment, point),
+        **_scaling_slices(experiment),
     }
-    return slices if method is None else {**slices, **_method_slices(experiment, method)}
+    return slices if method is None else {**slices, **_method_slices(experiment, method, size)}
 
 
 def _describe_recipe(recipe: Recipe | str | None) -> Any:
@@ -98,7 +103,26 @@ def _sweep_slices(experiment: "Experiment", point: str | None) -> dict[str, Any]
     return slices
 
 
-def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
+def _scaling_slices(experiment: "Experiment") -> dict[str, Any]:
+    scaling = experiment.scaling and dataclasses.asdict(experiment.scaling)
+    confidence = experiment.evaluation.confidence
+    project = {"scaling": scaling, "confidence": confidence, "methods": list(experiment.methods)}
+    return {"scale": {}, "project": {**project, "queries": experiment.data.queries}}
+
+
+def _scale_slice(experiment: "Experiment", method: dict[str, Any], size: str | None) -> dict[str, Any]:
+    """Give what the runs of a method at a size depend on; other sizes are other jobs."""
+    if experiment.scaling is None or size is None:
+        return {}
+    how = {name: getattr(experiment.scaling, name) for name in ("minutes", "memory_gib")}
+    how["pretraining"] = experiment.pretraining
+    runs = experiment.scaling.runs_at(size, experiment.data.queries)
+    model = describe(model_at(experiment, size))
+    data = {"size": experiment.data.train_sizes[0], "reference": experiment.data.reference}
+    return {"seed": experiment.seed, "data": data, "model": model, "method": method, "runs": runs, **how}
+
+
+def _method_slices(experiment: "Experiment", method: str, size: str | None) -> dict[str, Any]:
     described = describe(experiment.methods[method])
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
     variance = experiment.variance or VarianceSettings()
@@ -112,6 +136,7 @@ def _method_slices(experiment: "Experiment", method: str) -> dict[str, Any]:
         "calibrate": {**attribute, "method": _without(described, "chains", "draws", "estimate")},
         "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
         "tokens": {**attribute, "tokens": tokens},
+        "scale": _scale_slice(experiment, described, size),
         "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},
     }
 

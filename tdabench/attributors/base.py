@@ -155,8 +155,21 @@ class Calibrated(Attributor, Protocol):
         ...
 
 
+@runtime_checkable
+class Restricted(Attributor, Protocol):
+    """A method that looks at some of a model's parameters only, and can say at how many."""
+
+    def count_tracked(self, problem: Problem) -> int:
+        """Count them; values are not looked at, which a model on the device ``meta`` does not have."""
+        ...
+
+
 class Unsupported(Exception):
     """Raised by a method that can't run on a problem; the message says why, for the table."""
+
+
+class OutOfDisk(ValueError):
+    """Raised by a method that has too little room for its factors; a scaling experiment shows it as a run's result."""
 
 
 class Diverged(ValueError):

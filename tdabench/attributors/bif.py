@@ -191,6 +191,11 @@ class BIF:
         )
         return {**recorded, **(recorder.tensors() if recorder else {})}
 
+    def count_tracked(self, problem: Problem) -> int:
+        """Count the parameters that move."""
+        parameters = restrict_model(problem.models[0], self.restrict).parameters()
+        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+
     def _walk(self, problem: Problem, steps: int, generator: torch.Generator) -> Iterator[Step]:
         return sample_chain(
             restrict_model(problem.models[0], self.restrict),

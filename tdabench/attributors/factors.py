@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from tdabench.attributors.base import OutOfDisk
+
 
 def require_disk(model: nn.Module, layers: Sequence[str], *, strategy: str, element_bytes: int, folder: Path) -> None:
     """Check that the factors fit on the disk, before any of them is fitted.
@@ -16,12 +18,12 @@ def require_disk(model: nn.Module, layers: Sequence[str], *, strategy: str, elem
         folder: Where they will lie; it need not exist.
 
     Raises:
-        ValueError: If there is too little space.
+        OutOfDisk: If there is too little space.
     """
     needed = element_bytes * sum(factor_numbers(model.get_submodule(name), strategy) for name in layers)
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if needed > free:
-        raise ValueError(
+        raise OutOfDisk(
             f"The factors of strategy {strategy} take {needed / 2**30:,.2f} GiB on disk ({needed:,} bytes for "
             f"{len(layers)} layers), and {folder} has {free / 2**30:,.2f} GiB free ({free:,} bytes): make room, use "
             "low_memory (half as much), or freeze layers."

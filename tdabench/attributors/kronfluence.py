@@ -87,6 +87,12 @@ class Kronfluence:
         with data_parallel(attribute_part, self, problem, processes=self.processes, generator=generator):
             return attribute_part(self, problem, generator)
 
+    def count_tracked(self, problem: Problem) -> int:
+        """Count the parameters of the layers that kronfluence tracks."""
+        model = problem.models[0]
+        layers = [model.get_submodule(name) for name in tracked_layers(problem)]
+        return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
     def attribute_train_tokens(
         self, problem: Problem, *, generator: torch.Generator
     ) -> Float[Tensor, "query train position"]:

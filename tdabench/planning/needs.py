@@ -52,6 +52,25 @@ def needs_of(rule: str, need: str) -> Callable[..., int]:
     return need_of
 
 
+def scaling_needs_of(need: str) -> Callable[..., int]:
+    """Make a resource function of the rule that runs methods under limits: these are what it may take.
+
+    Args:
+        need: ``runtime`` (minutes) or ``mem_mb``.
+    """
+
+    def need_of(wildcards: Any, attempt: int) -> int:
+        experiment = _load(f"experiments/{wildcards.experiment}.yaml")
+        scaling = experiment.scaling
+        if need == "mem_mb":
+            limit = DEFAULT_MB if scaling.memory_gib is None else math.ceil(scaling.memory_gib * 2**30 / 1e6)
+            return (limit + LEAST_MB) * 2 ** (attempt - 1)
+        runs = len(scaling.runs_at(wildcards.size, experiment.data.queries))
+        return math.ceil(runs * scaling.minutes + LEAST_MINUTES) * 2 ** (attempt - 1)
+
+    return need_of
+
+
 def gpus_of(wildcards: Any) -> int:
     """Give how many GPUs a method's job asks for: one for each of the processes that share its work."""
     settings = _load(f"experiments/{wildcards.experiment}.yaml").methods[wildcards.method].settings

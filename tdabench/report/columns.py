@@ -35,6 +35,10 @@ HEADERS = {
     "distance_growth": "Its exponent",
     "learning_coefficient_error": "Its error",
     "score_error_share": "Error of a score",
+    "base_host_bytes": "Memory before (MB)",
+    "draw_seconds": "A draw (s)",
+    "draw_cpu_seconds": "A draw, CPU (s)",
+    "tracked_parameters": "Of them tracked",
 }
 # Columns that are one in the page's tables: prefix of ``low`` and ``high``, and the header of both.
 INTERVALS = {
@@ -48,6 +52,7 @@ INTERVALS = {
     "rank_": "Interval",
     "overlap_": "Its interval",
     "harmful_": "Its interval",
+    "predicted_": "Its interval",
 }
 # Always three decimals, so that they stand below one another.
 SCORES = {
@@ -55,7 +60,7 @@ SCORES = {
     "effect", "effect_random", "auc", "average_precision", "rank_correlation", "overlap", "harmful_overlap",
     "rhat_median", "rhat_high", "loss_standard_deviation", "lds_limit", "monte_carlo_error", "reliability",
     "tuning_lds", "loss_change",
-    *(f"{prefix}{end}" for prefix in INTERVALS if prefix != "share_" for end in ("low", "high")),
+    *(f"{prefix}{end}" for prefix in INTERVALS if prefix not in ("share_", "predicted_") for end in ("low", "high")),
 }  # fmt: skip
 # Columns whose name in words is their header.
 PLAIN = {
@@ -64,7 +69,8 @@ PLAIN = {
     "share", "group", "share_of_ceiling", "rank_correlation", "top", "property", "holds", "measured", "how", "title",
     "detector", "average_precision", "mislabelled", "chains", "draws", "diverged_chains", "effective_draws",
     "drift", "warning", "point", "tuning_queries", "choice", "learning_coefficient", "singular_fluctuation",
-    "reliability", "note",
+    "reliability", "note", "size", "parameters", "quantity", "against", "exponent", "coefficient", "sizes", "held_out",
+    "predicted", "verdict",
 }  # fmt: skip
 
 

@@ -36,6 +36,12 @@ def removal_files(experiment: Experiment) -> list[str]:
     return ["keep/all.safetensors", *(f"remove/{method}.safetensors" for method in experiment.removal_methods)]
 
 
+def scaling_files(experiment: Experiment) -> list[str]:
+    """Name the files of the methods' costs at every size of the model; none if the experiment doesn't ask for them."""
+    sizes = experiment.scaling.names if experiment.scaling else ()
+    return [f"scale/{method}-{size}.json" for method in experiment.methods for size in sizes]
+
+
 def _method_costs(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> list[dict[str, Any]]:
     record = load_record(folder / str(repeat) / str(size) / "scores" / f"{method}.safetensors")
     return _cost_rows(experiment, record, repeat, size, method, record["status"])

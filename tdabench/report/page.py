@@ -45,7 +45,7 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
         figures={path.stem: path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))},
         record=load_json(folder / "tables" / "record.json"),
         confidence=experiment.evaluation.confidence,
-        gallery=load_gallery(experiment, folder),
+        gallery=load_gallery(experiment, folder) if experiment.is_scored else None,
     )
 
 

@@ -22,6 +22,7 @@ COST_FIGURES = ("frontier", "cost")
 ALONGSIDE = {
     "removal": ("removal_differences", "Paired differences"),
     "extrapolation": ("growth", "Growth with the draws"),
+    "scaling": ("scaling_fits", "Fitted exponents"),
 }
 FIRST = ("pairs", "removal", "detection")
 # Figures of a section with several, or of another name; and columns that repeat others.

@@ -33,6 +33,26 @@ TEXTS = {
         "checkpoint to the last draw: small means that the chain hardly moved, large that it left the neighbourhood. "
         "Intervals: {interval}.",
     ),
+    "scaling": (
+        "Cost against model size",
+        "What each method costs at each size of the model, every run in a process of its own. A filled mark is "
+        "measured, a hollow one predicted: sizes that were not run, more draws than were made. A line is a power law, "
+        "fitted to the logarithms by least squares; exponents have the {confidence} Student's t interval of a slope, "
+        "none with two sizes. The largest measured size, held out, was also predicted from the others. Memory is the "
+        "peak above what was resident before the model; a run that was out of time or memory says so.",
+    ),
+    "scaling_predictions": (
+        "Predicted cost of sizes that were not run",
+        "By the fitted power laws, against all parameters and against those that a method looks at, with the "
+        "{confidence} interval of a single new measurement. Nothing here was measured.",
+    ),
+    "break_even": (
+        "Queries from which a fit has paid for itself",
+        "A method that is fitted first is dear to begin with; where its queries are cheaper, it has paid for itself "
+        "after so many of them. Predicted is where the lines through the measured costs cross; measured is where the "
+        "costs themselves do, between two numbers of queries that were run. With draws that were not made there is a "
+        "prediction only.",
+    ),
     "agreement": (
         "Agreement between methods",
         "For each query, the rank correlation of two methods' scores over all examples, and the share that their most "
@@ -106,6 +126,10 @@ FIGURES = {
     "sweep_traces": "Mean training loss over the draws of every chain at every point of the grid, dashed the "
     "checkpoint's; diverged chains are cut",
     "diagnostics": "Training loss along each chain of the methods that sample, beside the checkpoint's",
+    "scaling": "Seconds, memory and disk of each method against the parameters of the model, on logarithmic scales, "
+    "with fitted power laws; hollow marks are predicted",
+    "break_even": "Seconds of each method against the number of queries, a panel a size; a vertical line marks where "
+    "a fitted method is predicted to become the cheaper one",
     "detection": "Area under the ROC curve by method and detector, with intervals; the dotted line is chance",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tdabench.config import Experiment
 from tdabench.records import load_record, make_record, save_json, save_text
-from tdabench.report.costs import bank_files, collect_costs, removal_files
+from tdabench.report.costs import bank_files, collect_costs, removal_files, scaling_files
 from tdabench.report.diagnostics import write_diagnostics
 from tdabench.report.figures import plot_cost
 from tdabench.report.files import write_figures, write_table
@@ -30,6 +30,8 @@ def write_report(
         over_repeats: ``(means of the repeats, confidence) -> interval``.
         compare_repeats: ``(comparisons of one size, confidence) -> (rows of pairs, ranking)``.
     """
+    if not experiment.is_scored:
+        return _write_page(experiment, folder, "")
     cost = make_cost_table(collect_costs(experiment, folder))
     write_table(folder, "cost", cost, digits=4)
     write_figures(folder, {"cost": plot_cost(cost, list(experiment.methods))})
@@ -40,6 +42,11 @@ def write_report(
     write_agreement(experiment, folder, order, over_repeats)
     write_properties(experiment, folder)
     write_diagnostics(experiment, folder)
+    return _write_page(experiment, folder, text)
+
+
+def _write_page(experiment: Experiment, folder: Path, text: str) -> str:
+    """Write the record and the page, of all that lies in the folder."""
     _write_record(experiment, folder)
     save_text(folder / "report.html", render_page(load_material(experiment, folder)))
     where = f"Tables: {folder}/tables/   Figures: {folder}/figures/   Page: {folder}/report.html"
@@ -49,10 +56,11 @@ def write_report(
 def _write_record(experiment: Experiment, folder: Path) -> None:
     """Keep what every table and figure came from: settings, and the record of each result without its inputs' paths."""
     scores = [f"scores/{method}.safetensors" for method in experiment.methods]
-    paths = [
+    paths = scaling_files(experiment)
+    paths += [
         f"{repeat}/{size}/{name}"
         for repeat in range(experiment.repeats)
-        for size in experiment.data.train_sizes
+        for size in (experiment.data.train_sizes if experiment.is_scored else ())
         for name in (*scores, *bank_files(experiment, folder, size), *removal_files(experiment))
     ]
     jobs = {path: load_record(folder / path) for path in paths}

@@ -26,7 +26,7 @@ class Bench:
         self.experiment = load_experiment(arguments.experiment)
         self.device = choose_device(arguments.device)
         self.data = load_data(arguments.dataset)
-        self.factory = ModelFactory(self.experiment, getattr(arguments, "pretrained", None))
+        self.pretrained = getattr(arguments, "pretrained", None)
         self.split = load_tensors(arguments.split)
         self.size = arguments.train_size
         if self.size not in self.experiment.data.train_sizes:
@@ -38,6 +38,11 @@ class Bench:
             raise ValueError(
                 f"The split has {pool} examples, too few for train_size {self.size} and reference {reference}."
             )
+
+    @functools.cached_property
+    def factory(self) -> "ModelFactory":
+        """What makes the experiment's models."""
+        return ModelFactory(self.experiment, self.pretrained)
 
     @functools.cached_property
     def train(self) -> Examples:

@@ -12,6 +12,7 @@ from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.planning.costs import load_costs
 from tdabench.planning.jobs import num_shards
 from tdabench.records import make_record, save_tensors
+from tdabench.scaling import models_of
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_data
 from tdabench.stages.sweep import check_points
@@ -25,7 +26,8 @@ def dataset(arguments: argparse.Namespace) -> None:
     for name, method in experiment.methods.items():
         instantiate(method, f"methods.{name}")
     check_points(experiment)
-    instantiate(experiment.model, "model")
+    for where, model in models_of(experiment).items():
+        instantiate(model, where)
     source = instantiate(experiment.data.component, "data.options")
     with measure_cost() as cost:
         data = source.load(arguments.data)
