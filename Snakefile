@@ -133,7 +133,7 @@ def has_scaling(experiment):
 
 
 def tables_of(name):
-    """Make an input function: the tables of what an experiment asks, every score behind them, and those of tokens.
+    """Make an input function: the tables of what an experiment asks, every score behind them, and the pages of tokens.
 
     Tables may come with a clone, from git; scores never do: without them the experiment is run.
     """
@@ -157,11 +157,10 @@ def tables_of(name):
             method=list(experiment.methods) if experiment.is_scored else [],
         )
         tokens = expand(
-            "results/{name}/{repeat}/{train_size}/tokens/{method}.safetensors",
+            "results/{name}/tokens/{repeat}-{train_size}",
             name=name,
-            repeat=range(experiment.repeats),
+            repeat=range(experiment.repeats) if experiment.token_methods else [],
             train_size=experiment.data.train_sizes,
-            method=list(experiment.token_methods),
         )
         tables = [f"results/{name}/tables/{table}.csv" for table in names]
         return [f"results/{name}/report.html", *tables, *scores, *tokens]

@@ -13,6 +13,7 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401 (rich, where it is installed, draws when it is imported)
 import torch
 from torch import Tensor, nn
 

@@ -90,8 +90,8 @@ def test_methods_lists_the_built_in_ones(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
     assert [line.split()[0] for line in lines[2:]] == [
-        "bif", "bif_baoab", "bif_rmsprop", "bif_laplace", "ekfac", "kfac", "diagonal", "gradsim", "trak", "random",
-        "query_independent",
+        "bif", "bif_baoab", "bif_rmsprop", "bif_laplace", "ekfac", "kfac", "diagonal", "gradsim", "trak", "bm25",
+        "random", "query_independent",
     ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tdabench.attributors.base import Examples, Problem, Unsupported, batches
 from tdabench.attributors.blocks import DRAWS, block_side, estimate_block, estimate_losses, parts
 from tdabench.attributors.estimators import StreamingCovariance
 from tdabench.attributors.traces import has_converged, keep_traces, report_diverged
+from tdabench.examples import batch_size_of
 
 # Draws that are added to sums at a time: one by one, each would pass through all of the sums.
 AT_A_TIME = 16
@@ -63,16 +64,18 @@ def score_sequences(
 
 @torch.no_grad()
 def measure_tokens(
-    model: nn.Module, problem: Problem, examples: Examples, batch_size: int
+    model: nn.Module, problem: Problem, examples: Examples, batch_size: int | None
 ) -> Float[Tensor, "example position"]:
     """Measure every token's loss at a draw."""
-    return torch.cat([problem.token_loss(model, batch) for batch in batches(examples, batch_size)])
+    return torch.cat(
+        [problem.token_loss(model, batch) for batch in batches(examples, batch_size or batch_size_of(examples))]
+    )
 
 
 class TraceRecorder:
     """Keeps every token's loss at every draw: ``query_tokens`` (draw, query, qpos), ``train_tokens`` alike."""
 
-    def __init__(self, problem: Problem, *, draws: int, batch_size: int) -> None:
+    def __init__(self, problem: Problem, *, draws: int, batch_size: int | None) -> None:
         self._problem, self._draws, self._batch_size = problem, draws, batch_size
         self._kept: dict[str, Tensor] = {}
 
@@ -94,7 +97,7 @@ class TraceRecorder:
 class SumRecorder:
     """Keeps the sums over draws that a covariance needs: ``token_products`` (query token, train token) and others."""
 
-    def __init__(self, problem: Problem, *, draws: int, batch_size: int) -> None:
+    def __init__(self, problem: Problem, *, draws: int, batch_size: int | None) -> None:
         self._problem, self._batch_size = problem, batch_size
         self._sums, self._waiting = StreamingCovariance(0, 0), []
         self._sizes: dict[str, Tensor] = {}
@@ -187,7 +190,7 @@ class TokenSums:
         return self._sums.estimate(settings.estimate).view(self._sizes).sum(dim=(1, 3))
 
 
-def _measure_parts(model: nn.Module, problem: Problem, batch_size: int) -> dict[str, Tensor]:
+def _measure_parts(model: nn.Module, problem: Problem, batch_size: int | None) -> dict[str, Tensor]:
     measured = {name: measure_tokens(model, problem, getattr(problem, name), batch_size) for name in ("train", "query")}
     return {name: values.to(torch.promote_types(values.dtype, torch.float32)) for name, values in measured.items()}
 
