@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 Examples = dict[str, Tensor]
+# As transformers marks labels that don't count.
+IGNORED = -100
 
 # Logits that are in memory at once when nothing is trained: a vocabulary is large.
 TOKENS_AT_ONCE = 4096

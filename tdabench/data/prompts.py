@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from tdabench.data.base import Examples
-from tdabench.data.text import IGNORED
+from tdabench.examples import IGNORED, Examples
 
 Prompt = tuple[str, str, str]  # name, prompt, completion
 KEYS = ("name", "prompt", "completion")

@@ -11,10 +11,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tdabench.data.base import Examples
-from tdabench.data.tokenizers import Tokens, choose_tokenizer, tokenizer_bytes
-
-# As transformers marks tokens that don't count.
-IGNORED = -100
+from tdabench.data.prompts import encode_prompts, read_prompts
+from tdabench.data.tokenizers import Tokenizer, Tokens, choose_tokenizer, tokenizer_bytes
+from tdabench.examples import IGNORED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,9 @@ class TextData:
 
     train_tokens: Int[Tensor, "train position"]
     train_spans: Int[Tensor, "train 2"]
-    test_tokens: Int[Tensor, "test position"]
+    test_tokens: Int[Tensor, "test query_position"]
     test_spans: Int[Tensor, "test 2"]
-    pretraining_tokens: Int[Tensor, "row position"]
+    pretraining_tokens: Int[Tensor, "row row_position"]
     pretraining_spans: Int[Tensor, "row 2"]
     tokenizer: UInt8[Tensor, " byte"]
 
@@ -89,6 +88,9 @@ class Rows:
         begin: Text of a token that begins every document, such as ``<s>``; ``null`` for none.
         pretraining: Share of the text that is for pretraining, in [0, 1).
         test_every: Which of the rows are for queries, if the source has no text for them alone.
+        prompts: JSON file of prompt-completion queries in the data root (see ``read_prompts``), whose completions alone
+            count: they are the queries, and no row is set aside.
+        prompt_length: Tokens of those rows; of a longer query the beginning is left out. ``null``: of the longest.
         most_documents: Use no more documents than these first ones in the order by hash; ``null`` for all.
     """
 
@@ -100,6 +102,8 @@ class Rows:
     begin: str | None = None
     pretraining: float = 0.0
     test_every: int = 4
+    prompts: str | None = None
+    prompt_length: int | None = None
     most_documents: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +119,8 @@ class Rows:
             raise ValueError(f"data.options.pretraining must lie in [0, 1), got {self.pretraining}.")
         if self.test_every < 2:
             raise ValueError(f"data.options.test_every must be at least 2, got {self.test_every}.")
+        if self.prompt_length is not None and (self.prompts is None or self.prompt_length < 2):
+            raise ValueError(f"data.options.prompt_length is of prompts and at least 2, got {self.prompt_length}.")
         if self.most_documents is not None and self.most_documents < 1:
             raise ValueError(f"data.options.most_documents must be at least 1 or null, got {self.most_documents}.")
 
@@ -135,18 +141,23 @@ def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequenc
     encoded = tokenizer.encode(ordered)
     divided = _divide_documents([len(tokens) for tokens in encoded], rows.pretraining)
     parts = {"pretraining": _cut(encoded[:divided], rows), "train": _cut(encoded[divided:], rows)}
-    if test is None:
+    if rows.prompts is not None:
+        parts["test"] = []
+    elif test is None:
         parts["test"] = parts["train"][:: rows.test_every]
         parts["train"] = [row for place, row in enumerate(parts["train"]) if place % rows.test_every]
     else:
         parts["test"] = _cut(tokenizer.encode(test), rows)
-    for part in ("train", "test", *(["pretraining"] if rows.pretraining else [])):
-        if not parts[part]:
+    for part in ("train", "test", "pretraining"):
+        wanted = rows.pretraining if part == "pretraining" else part == "train" or rows.prompts is None
+        if wanted and not parts[part]:
             raise ValueError(
                 f"The text gives no {part} row of {rows.length} tokens ({len(ordered)} documents): give more text, or "
                 "lower data.options.length or shortest."
             )
     stacked = {name: value for part, found in parts.items() for name, value in _stack(part, found, rows).items()}
+    if rows.prompts is not None:
+        stacked |= _stack_prompts(Path(root) / rows.prompts, tokenizer, rows)
     return TextData(**stacked, tokenizer=tokenizer_bytes(tokenizer))
 
 
@@ -179,3 +190,14 @@ def _stack(part: str, pieces: Sequence[Tokens], rows: Rows) -> dict[str, Tensor]
         tokens[place, : len(piece)] = torch.tensor(piece, dtype=torch.int32)
         spans[place, 1] = len(piece)
     return {f"{part}_tokens": tokens, f"{part}_spans": spans}
+
+
+def _stack_prompts(path: Path, tokenizer: Tokenizer, rows: Rows) -> dict[str, Tensor]:
+    prompts = read_prompts(path)
+    longest = max(map(len, tokenizer.encode([prompt + completion for _, prompt, completion in prompts])))
+    positions = rows.prompt_length or longest + 2  # prompt and completion are tokenised apart
+    examples = encode_prompts(prompts, tokenizer.library, positions, begin=tokenizer.begin, truncate=True)
+    counted = examples["labels"] != IGNORED
+    first = counted.int().argmax(dim=1)
+    spans = torch.stack([first, first + counted.sum(dim=1)], dim=1)
+    return {"test_tokens": examples["input_ids"].int(), "test_spans": spans.int()}

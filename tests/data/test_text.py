@@ -1,6 +1,7 @@
 """Documents become rows of tokens, and bad text a clear error."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,37 @@ def test_a_trained_tokenizer_loses_no_character(text):
         assert tokenizer.decode(tokenizer.encode(part).ids, skip_special_tokens=False) == part
 
 
+def test_prompts_with_completions_are_the_queries_and_their_completions_alone_count(tmp_path):
+    queries = [
+        {"name": "one", "prompt": "one two", "completion": " three."},
+        {"name": "long", "prompt": "document 1 says: one two three four", "completion": " one two three."},
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps({"queries": queries}), encoding="utf-8")
+    data = make_text(DOCUMENTS, Rows(length=8, vocabulary=300, prompts="prompts.json"), root=tmp_path)
+
+    examples = data.examples("test", torch.arange(2))
+
+    tokenizer = restore_tokenizer(data.tokenizer)
+    for row, query in enumerate(queries):
+        counted = examples["labels"][row] != -100
+        assert tokenizer.decode(examples["input_ids"][row][counted].tolist()) == query["completion"]
+        assert _decode(data, "test", row) == query["prompt"] + query["completion"]
+    without = make_text(DOCUMENTS, Rows(length=8, vocabulary=300), root=tmp_path).sizes
+    assert data.sizes["train"] == without["train"] + without["test"]  # no row is set aside
+
+
+def test_a_prompt_longer_than_its_rows_loses_its_beginning(tmp_path):
+    query = {"name": "long", "prompt": "document 1 says: one two three four", "completion": " one two three."}
+    (tmp_path / "prompts.json").write_text(json.dumps({"queries": [query]}), encoding="utf-8")
+    rows = Rows(length=8, vocabulary=300, prompts="prompts.json", prompt_length=12)
+
+    data = make_text(DOCUMENTS, rows, root=tmp_path)
+
+    assert data.test_tokens.shape == (1, 12)
+    assert _decode(data, "test", 0).endswith(query["completion"])
+    assert not _decode(data, "test", 0).startswith("document")
+
+
 # Sources
 
 
@@ -225,6 +257,7 @@ def test_a_tokenizer_that_is_nowhere_is_an_error_that_says_what_to_do(tmp_path, 
         ({"vocabulary": 256}, "vocabulary must be above the 256 bytes, got 256"),
         ({"pretraining": 1.0}, r"pretraining must lie in \[0, 1\), got 1.0"),
         ({"test_every": 1}, "test_every must be at least 2, got 1"),
+        ({"prompt_length": 8}, "prompt_length is of prompts and at least 2, got 8"),
         ({"most_documents": 0}, "most_documents must be at least 1 or null, got 0"),
     ],
 )
