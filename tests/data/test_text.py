@@ -137,11 +137,11 @@ def test_prompts_with_completions_are_the_queries_and_their_completions_alone_co
 def test_a_prompt_longer_than_its_rows_loses_its_beginning(tmp_path):
     query = {"name": "long", "prompt": "document 1 says: one two three four", "completion": " one two three."}
     (tmp_path / "prompts.json").write_text(json.dumps({"queries": [query]}), encoding="utf-8")
-    rows = Rows(length=8, vocabulary=300, prompts="prompts.json", prompt_length=12)
+    rows = Rows(length=8, vocabulary=300, prompts="prompts.json", prompt_length=8)
 
     data = make_text(DOCUMENTS, rows, root=tmp_path)
 
-    assert data.test_tokens.shape == (1, 12)
+    assert data.test_tokens.shape == (1, 8)
     assert _decode(data, "test", 0).endswith(query["completion"])
     assert not _decode(data, "test", 0).startswith("document")
 
