@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Material:
         figures: PNG files by their name.
         record: Content of ``tables/record.json``.
         confidence: Of the intervals in the tables, in (0, 1).
+        token_pages: Links to the pages of tokens, by what they are called.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Material:
     record: Mapping[str, Any]
     confidence: float
     gallery: Gallery | None = None
+    token_pages: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_material(experiment: Experiment, folder: Path) -> Material:
@@ -46,7 +49,16 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
         record=load_json(folder / "tables" / "record.json"),
         confidence=experiment.evaluation.confidence,
         gallery=load_gallery(experiment, folder) if experiment.is_scored else None,
+        token_pages=_token_pages(experiment),
     )
+
+
+def _token_pages(experiment: Experiment) -> dict[str, str]:
+    """Give the links to the pages of tokens, by what they are called."""
+    cells = itertools.product(
+        range(experiment.repeats), experiment.data.train_sizes if experiment.token_methods else []
+    )
+    return {f"Tokens, n = {size:,}, repeat {repeat}": f"tokens/{repeat}-{size}/index.html" for repeat, size in cells}
 
 
 def render_page(material: Material) -> str:
@@ -61,6 +73,7 @@ def render_page(material: Material) -> str:
         warnings=list_warnings(material.tables, styles),
         sections=make_sections(material.tables, material.figures, styles, material.confidence),
         gallery=material.gallery,
+        token_pages=material.token_pages,
         sheet=base64.b64encode(material.gallery.sheet).decode() if material.gallery else "",
         label_of=lambda method: _label(method, styles),
         colour_of=lambda method: styles.get(method, {}).get("color"),

@@ -128,6 +128,15 @@ def make_gallery_with(label: str) -> Gallery:
     return dataclasses.replace(gallery, queries=(dataclasses.replace(gallery.queries[0], tile=tile),))
 
 
+def test_the_page_leads_to_the_pages_of_tokens_where_there_are_any():
+    link = '<a href="tokens/0-512/index.html">Tokens, n = 512</a>'
+
+    with_tokens = render_page(make_material(token_pages={"Tokens, n = 512": "tokens/0-512/index.html"}))
+
+    assert link in with_tokens
+    assert "index.html" not in render_page(make_material())
+
+
 def test_headings_skip_no_level_and_ids_and_links_fit():
     parsed = page()
 
