@@ -115,7 +115,7 @@ def _scale_slice(experiment: "Experiment", method: dict[str, Any], size: str | N
     if experiment.scaling is None or size is None:
         return {}
     how = {name: getattr(experiment.scaling, name) for name in ("minutes", "memory_gib")}
-    how["pretraining"] = experiment.pretraining
+    how["pretraining"] = "published" if experiment.pretraining == "published" else None  # nothing is trained there
     runs = experiment.scaling.runs_at(size, experiment.data.queries)
     model = describe(model_at(experiment, size))
     data = {"size": experiment.data.train_sizes[0], "reference": experiment.data.reference}

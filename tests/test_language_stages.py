@@ -120,6 +120,31 @@ def test_a_tokenizer_with_more_tokens_than_the_model_knows_is_an_error(here, cap
     assert "The tokenizer has 300 tokens and the model's vocabulary 299" in error
 
 
+def test_without_pretraining_too_a_model_must_know_every_token(here, capsys):
+    changed = _changed("model", vocabulary=299)
+    del changed["pretraining"]
+    _write(changed)
+    _run("dataset", "--data", ".", "--output", "dataset.safetensors")
+    _run("split", "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors")
+    files = ["--dataset", "dataset.safetensors", "--split", "split.safetensors"]
+
+    error = _fail(
+        capsys, "train", "--repeat", "0", "--train-size", "40", *files, "--checkpoint", "0", "--output", "0.safetensors"
+    )
+
+    assert "The tokenizer has 300 tokens and the model's vocabulary 299" in error
+
+
+def test_published_weights_are_not_silently_replaced_by_random_ones(here, capsys):
+    builder = {"builder": EXPERIMENT["model"]["builder"], "weights": "hub"}
+    _write({**EXPERIMENT, "model": builder})
+    _run("dataset", "--data", ".", "--output", "dataset.safetensors")
+
+    error = _fail(capsys, "pretrain", "--dataset", "dataset.safetensors", "--data", ".", "--output", "p.safetensors")
+
+    assert "model.weights 'hub' are loaded with 'pretraining: published' only" in error
+
+
 def test_pretraining_without_text_for_it_is_an_error(here, capsys):
     _write({**EXPERIMENT, "data": {**EXPERIMENT["data"], "options": {**_options(), "pretraining": 0.0}}})
     _run("dataset", "--data", ".", "--output", "dataset.safetensors")

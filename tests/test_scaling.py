@@ -171,6 +171,14 @@ def test_a_change_concerns_exactly_the_jobs_whose_result_depends_on_it(tmp_path,
     assert {job for job, settings in after.items() if settings != before[job]} == concerned
 
 
+def test_a_recipe_of_pretraining_concerns_no_scale_job_since_it_trains_nothing(tmp_path):
+    recipe = {"optimizer": "adamw", "epochs": 1, "batch_size": 8, "learning_rate": 0.01, "weight_decay": 0}
+    scored = {"training": recipe, "bank": {"subsets": 4, "fraction": 0.5}, "evaluation": {"top": 1}}
+    before = _settings(_write(tmp_path, **scored))
+
+    assert _settings(_write(tmp_path, **scored, pretraining=recipe)) == before
+
+
 def _settings(path: Path) -> dict[str, str]:
     experiment = load_experiment(path)
     found = {f"scale {size}": experiment.stage_settings("scale", "bif", size=size) for size in ("4", "8")}

@@ -21,6 +21,17 @@ class TextFiles(Rows):
     separator: str | None = None
     test_files: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            groups = 0 if self.separator is None else re.compile(self.separator).groups
+        except re.error as error:
+            raise ValueError(
+                f"data.options.separator is no regular expression ({error}), got {self.separator!r}."
+            ) from error
+        if groups:  # they would become documents
+            raise ValueError(f"data.options.separator may have no groups but (?:...), got {self.separator!r}.")
+
     def load(self, root: Path) -> TextData:
         """Read and tokenise the files.
 

@@ -194,8 +194,11 @@ def _stack(part: str, pieces: Sequence[Tokens], rows: Rows) -> dict[str, Tensor]
 
 def _stack_prompts(path: Path, tokenizer: Tokenizer, rows: Rows) -> dict[str, Tensor]:
     prompts = read_prompts(path)
-    longest = max(map(len, tokenizer.encode([prompt + completion for _, prompt, completion in prompts])))
-    positions = rows.prompt_length or longest + 2  # prompt and completion are tokenised apart
+    _, *parts = zip(*prompts, strict=True)  # prompt and completion are tokenised apart
+    befores, afters = (tokenizer.library.encode_batch(list(texts), add_special_tokens=False) for texts in parts)
+    longest = max(len(before) + len(after) for before, after in zip(befores, afters, strict=True))
+    begun = tokenizer.begin is not None
+    positions = rows.prompt_length or max(longest + begun, 2)
     examples = encode_prompts(prompts, tokenizer.library, positions, begin=tokenizer.begin, truncate=True)
     counted = examples["labels"] != IGNORED
     first = counted.int().argmax(dim=1)

@@ -119,8 +119,13 @@ class Pythia:
             generator: The stream of the initialisation.
 
         Raises:
-            ValueError: If a row is longer than the model's positions.
+            ValueError: If the inputs are no tokens, or a row is longer than the model's positions.
         """
+        if inputs.ndim != 2 or inputs.is_floating_point():
+            raise ValueError(
+                f"A Pythia reads rows of tokens, and these inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: "
+                "choose a source of text (data.source), or a model of images."
+            )
         if inputs.shape[1] > self.shape.positions:
             raise ValueError(
                 f"Rows of {inputs.shape[1]} tokens are longer than model.positions, {self.shape.positions}."

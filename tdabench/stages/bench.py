@@ -13,6 +13,7 @@ from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.data.base import Data
 from tdabench.data.restore import restore_data
+from tdabench.data.text import TextData
 from tdabench.devices import choose_device
 from tdabench.examples import Examples, inputs_of
 from tdabench.records import load_record, load_tensors, make_record
@@ -92,6 +93,8 @@ class Bench:
         from tdabench.training.recipe import train as run_recipe
 
         model = self.factory.start(self.reference, generator=generator).to(self.device)
+        if self.pretrained is None:  # else `pretrain` looked
+            require_vocabulary(model, self.data)
         recipe = self.experiment.training
         run_recipe(model, examples, recipe, generator=generator, warmup=self.warmup, description=description)
         return model
@@ -143,7 +146,7 @@ class ModelFactory:
         """
         if self.pretrained is not None:
             return self.load(self.pretrained, examples)
-        return self.builder.build(inputs_of(examples), generator=generator)
+        return build_random(self.builder, examples, generator=generator)
 
     def load(self, path: Path, examples: Examples) -> nn.Module:
         """Load a model that was trained, from its file."""
@@ -157,6 +160,30 @@ class ModelFactory:
             model = rebuild(config)
         write_state(model, load_tensors(path))
         return model
+
+
+def build_random(builder: Any, examples: Examples, *, generator: torch.Generator) -> nn.Module:
+    """Build a model with random weights.
+
+    Raises:
+        ValueError: If the builder's settings name published weights: they would be ignored.
+    """
+    weights = getattr(builder, "weights", "random")
+    if hasattr(builder, "fetch") and weights != "random":
+        raise ValueError(
+            f"model.weights {weights!r} are loaded with 'pretraining: published' only: set that, or 'weights: random'."
+        )
+    return builder.build(inputs_of(examples), generator=generator)
+
+
+def require_vocabulary(model: nn.Module, data: Data) -> None:
+    """Check that a model knows every token of the tokenizer."""
+    give = getattr(model, "get_input_embeddings", None)  # transformers' models have it
+    if isinstance(data, TextData) and give is not None:
+        from tdabench.data.tokenizers import restore_tokenizer
+        from tdabench.models.causal_lm import check_vocabulary
+
+        check_vocabulary(give().num_embeddings, restore_tokenizer(data.tokenizer).get_vocab_size())
 
 
 def load_data(path: Path) -> Data:

@@ -10,12 +10,10 @@ from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import Data
-from tdabench.data.text import TextData
 from tdabench.devices import choose_device
-from tdabench.examples import inputs_of
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import load_data
+from tdabench.stages.bench import build_random, load_data, require_vocabulary
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -32,7 +30,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     with measure_cost(choose_device(arguments.device)) as cost:
         if experiment.pretraining == "published":
             model = builder.fetch(arguments.data)
-            _require_vocabulary(model, data)
+            require_vocabulary(model, data)
         else:
             model = _train(experiment, data, builder, choose_device(arguments.device))
     settings = {"data": experiment.data, "model": experiment.model, "pretraining": experiment.pretraining}
@@ -52,19 +50,9 @@ def _train(experiment: Experiment, data: Data, builder: Any, device: torch.devic
         )
     examples = data.examples("pretraining", torch.arange(count), device)
     generator = make_generator(experiment.seed, "pretrain")
-    model = builder.build(inputs_of(examples), generator=generator).to(device)
-    _require_vocabulary(model, data)
+    model = build_random(builder, examples, generator=generator).to(device)
+    require_vocabulary(model, data)
     train(model, examples, experiment.pretraining, generator=generator, description="pretrain")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise ValueError(f"Pretraining diverged: lower its learning_rate ({experiment.pretraining.learning_rate}).")
     return model
-
-
-def _require_vocabulary(model: nn.Module, data: Data) -> None:
-    """Check that a model knows every token of the tokenizer."""
-    if isinstance(data, TextData):
-        from tdabench.data.tokenizers import restore_tokenizer
-        from tdabench.models.causal_lm import check_vocabulary
-
-        rows = model.get_input_embeddings().num_embeddings
-        check_vocabulary(rows, restore_tokenizer(data.tokenizer).get_vocab_size())

@@ -33,18 +33,19 @@ def train(
         description: Name of a progress bar over the steps; without it there is none.
 
     Raises:
-        ValueError: If the training set is empty, warm-up steps are asked for without a warm-up set, or batch norm is
-            to be recalibrated and there are no images.
+        ValueError: If the training set is empty, warm-up steps are asked for without a warm-up set, batch norm is
+            to be recalibrated and there are no images, or parameters have less than 32 bits.
     """
     num_train = num_examples(train)
     if num_train == 0:
         raise ValueError("Can't train on an empty training set.")
-    if recipe.warmup_steps and not warmup:
+    if recipe.warmup_steps and not (warmup and num_examples(warmup)):
         raise ValueError(
             f"training.warmup_steps is {recipe.warmup_steps}, but there is no warm-up set: set data.warmup."
         )
     if recipe.recalibrate_norm and "image" not in train:
         raise ValueError("training.recalibrate_norm is for models of images: leave it out.")
+    _require_float32(model)
     optimizer = _make_optimizer(model, recipe)
     order = fork_generator(generator, device_of(train))
     model.train()
@@ -62,6 +63,16 @@ def train(
     if recipe.recalibrate_norm:
         _recalibrate_norm(model, train)
     model.eval()
+
+
+def _require_float32(model: nn.Module) -> None:
+    """Refuse parameters of so few bits that most steps would be rounded away."""
+    short = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad and parameter.itemsize < 4}
+    if short:
+        raise ValueError(
+            f"Parameters of type {str(short.pop()).removeprefix('torch.')} round small steps away, so that training "
+            "would stall: set model.dtype to float32, and training.precision to bfloat16 for speed."
+        )
 
 
 @torch.no_grad()

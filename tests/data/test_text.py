@@ -146,6 +146,17 @@ def test_a_prompt_longer_than_its_rows_loses_its_beginning(tmp_path):
     assert not _decode(data, "test", 0).startswith("document")
 
 
+def test_by_default_rows_of_prompts_have_room_for_the_longest_however_its_parts_are_tokenised(tmp_path):
+    # Together the words are few tokens, and cut in their middle they are many.
+    query = {"name": "cut", "prompt": "document docume", "completion": "nt says"}
+    (tmp_path / "prompts.json").write_text(json.dumps({"queries": [query]}), encoding="utf-8")
+
+    data = make_text(DOCUMENTS, Rows(length=8, vocabulary=400, begin="<s>", prompts="prompts.json"), root=tmp_path)
+
+    assert _decode(data, "test", 0).removeprefix("<s>") == query["prompt"] + query["completion"]
+    assert data.test_tokens.shape[1] == data.test_spans[0, 1]
+
+
 # Sources
 
 
@@ -164,6 +175,14 @@ def test_files_are_divided_into_documents_by_their_separator(tmp_path):
 
     expected = make_text(DOCUMENTS, Rows(length=8, shortest=2, vocabulary=300), root=Path())
     assert torch.equal(data.train_tokens, expected.train_tokens)
+
+
+@pytest.mark.parametrize(
+    ("separator", "message"), [("(", "is no regular expression"), ("(\n)|x", r"may have no groups but \(\?:...\)")]
+)
+def test_a_separator_that_divides_no_text_is_an_error(separator, message):
+    with pytest.raises(ValueError, match=f"data.options.separator {message}"):
+        TextFiles(files=("text.txt",), separator=separator)
 
 
 def test_an_article_of_wikitext_is_a_document(tmp_path):

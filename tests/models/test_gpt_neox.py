@@ -122,6 +122,11 @@ def test_rows_longer_than_the_models_positions_are_an_error():
         TINY.build(torch.zeros(1, 17, dtype=torch.long), generator=make_generator(0, "model"))
 
 
+def test_images_are_no_rows_of_tokens():
+    with pytest.raises(ValueError, match=r"A Pythia reads rows of tokens.*torch.float32 of shape \(3, 1, 8, 8\)"):
+        TINY.build(torch.zeros(3, 1, 8, 8), generator=make_generator(0, "model"))
+
+
 def test_published_weights_are_not_to_be_had_of_a_random_model(tmp_path):
     with pytest.raises(ValueError, match="needs published weights: set model"):
         Pythia().fetch(tmp_path)

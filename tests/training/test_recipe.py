@@ -244,6 +244,21 @@ def test_warm_up_steps_without_a_warm_up_set_are_an_error():
         train(_draw_model(), _draw_examples(4), Recipe(**SGD, warmup_steps=5), generator=make_generator(0, "train"))
 
 
+def test_an_empty_warm_up_set_is_none():
+    recipe, generator = Recipe(**SGD, warmup_steps=5), make_generator(0, "train")
+
+    with pytest.raises(ValueError, match="warmup_steps is 5, but there is no warm-up set"):
+        train(_draw_model(), _draw_examples(4), recipe, generator=generator, warmup=_draw_examples(0))
+
+
+def test_parameters_of_sixteen_bits_are_refused_since_small_steps_would_leave_them_where_they_are():
+    examples = _draw_examples(4)
+    examples["image"] = examples["image"].bfloat16()
+
+    with pytest.raises(ValueError, match="Parameters of type bfloat16 round small steps away"):
+        train(_draw_model().bfloat16(), examples, Recipe(**SGD), generator=make_generator(0, "train"))
+
+
 def _draw_examples(count: int, name: str = "train") -> dict[str, Tensor]:
     generator = make_generator(0, "examples", name)
     images = torch.randn(count, 1, 4, 4, generator=generator)
