@@ -127,7 +127,7 @@ class HubText(Rows):
             ) from error
         if rows and self.field not in rows[0]:
             raise ValueError(f"{self.dataset} has no column {self.field!r}; it has {', '.join(rows[0])}.")
-        return [row[self.field] for row in rows]
+        return [row[self.field] for row in rows if row[self.field]]
 
 
 def read_text(path: Path) -> str:

@@ -120,7 +120,8 @@ def _microbatches(batch: Examples, size: int | None) -> Iterator[tuple[Examples,
     total = weights.sum()
     for start in range(0, num_examples(batch), size):
         part = slice(start, start + size)
-        yield take(batch, part), float(weights[part].sum() / total)
+        if weights[part].any():  # the mean of nothing is NaN
+            yield take(batch, part), float(weights[part].sum() / total)
 
 
 def _counted(batch: Examples) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,6 +274,42 @@ def _draw_model() -> nn.Module:
 def _draw_network() -> nn.Module:
     with isolated_random_state(make_generator(0, "network")):
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(size):
+    model, examples = _draw_model(), _draw_examples(8)
+
+    whole = _move(model, examples, Recipe(**SGD))
+    parts = _move(model, examples, Recipe(**SGD, microbatch=size))
+
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-7)  # float32
+
+
+def test_rows_of_text_weigh_in_a_step_by_their_tokens_and_those_without_any_not_at_all():
+    generator = make_generator(0, "text")
+    tokens = torch.randint(7, (6, 5), generator=generator)
+    labels = tokens.clone()
+    labels[0, 2:], labels[3] = -100, -100
+    model = _Bigrams(torch.randn(7, 7, generator=generator))
+    examples = {"input_ids": tokens, "labels": labels}
+
+    whole = _move(model, examples, Recipe(**SGD))
+    parts = _move(model, examples, Recipe(**SGD, microbatch=1))
+
+    assert whole.abs().max() > 0
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-8)  # float32
+
+
+class _Bigrams(nn.Module):
+    """Logits of the next token from a table."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
 
 
 def _flatten(model: nn.Module) -> Tensor:
