@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from made_costs import make_scaling
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -224,7 +225,7 @@ def make_properties(methods=METHODS) -> pd.DataFrame:
 
 
 def make_tables(**options: Any) -> dict[str, pd.DataFrame]:
-    """Make every table that an experiment with a bank, removals and wrong labels writes."""
+    """Make every table that an experiment that asks everything writes."""
     sizes = options.get("sizes", (100, 400))
     return {
         "lds": make_lds(**options),
@@ -232,6 +233,7 @@ def make_tables(**options: Any) -> dict[str, pd.DataFrame]:
         **make_growth(sizes=sizes),
         "cost": make_cost(sizes=sizes),
         "sweep": make_sweep(),
+        **make_scaling(),
         **make_others(),
     }
 

@@ -4,55 +4,14 @@ import io
 
 import pandas as pd
 import pytest
+from made_costs import SETTINGS, UNSEEN, make_run, make_scaling
 from matplotlib.figure import Figure
 
 from tdabench.evaluation.costs import break_evens, fit_costs, predict_costs
 from tdabench.report.break_even import plot_break_even
 from tdabench.report.scaling import SCALING_COLUMNS, make_scaling_table, plot_scaling, summarise_scaling
 
-SIZES = {"14m": 14e6, "31m": 31e6, "70m": 70e6, "160m": 162e6}
-GIB = 2**30
-SETTINGS = {"queries": 18, "draws": 2000, "confidence": 0.95}
-
-
-def _row(method: str, size: str, **values: float | str) -> dict[str, object]:
-    parameters = int(SIZES[size])
-    return {
-        "experiment": "made_up", "size": size, "parameters": parameters, "tracked_parameters": parameters // 2,
-        "method": method, "repeat": 0, "base_host_bytes": GIB, "peak_device_bytes": 0, "device": "cpu", "status": "ok",
-        **values,
-    }  # fmt: skip
-
-
-def make_table() -> pd.DataFrame:
-    """Make costs: EK-FAC's fit grows with the power 1.5, its scores and BIF's draws with 1; 70m is out of memory."""
-    rows = []
-    for size, parameters in SIZES.items():
-        for queries in (18, 2, 200) if size == "14m" else (18,):
-            scale = parameters / 14e6
-            bif = {"cpu_seconds": 2.0, "peak_host_bytes": GIB * (1 + scale), "disk_bytes": 100 * scale}
-            draw = {"draws": 20, "draw_seconds": scale * (1 + queries / 100), "draw_cpu_seconds": 1.0}
-            score = {"seconds": 20 * scale * (1 + queries / 100), **bif, **draw}
-            rows.append(_row("bif", size, phase="score", queries=queries, **score))
-            if size == "70m":
-                status = "out of memory: 9 GiB resident, of 8 allowed"
-                rows.append(_row("ekfac", size, phase="score", queries=queries, status=status))
-                continue
-            for phase, seconds in (("fit", 40 * scale**1.5), ("score", scale * (1 + queries / 100))):
-                rows.append(_row("ekfac", size, phase=phase, queries=queries, seconds=seconds, **bif))
-    return make_scaling_table(rows)
-
-
-TABLE = make_table()
-FITS = fit_costs(TABLE, **SETTINGS)
-UNSEEN = pd.DataFrame(
-    [
-        {"method": method, "size": "1b", "parameters": 10**9, "tracked_parameters": 8 * 10**8}
-        for method in ("bif", "ekfac")
-    ]
-)
-PREDICTIONS = predict_costs(TABLE, UNSEEN, **SETTINGS)
-CROSSINGS = break_evens(TABLE, draws=2000)
+TABLE, FITS, PREDICTIONS, CROSSINGS = make_scaling().values()
 
 
 def _law(method: str, phase: str, quantity: str, draws: float | None = None) -> pd.Series:
@@ -117,7 +76,7 @@ def test_the_text_has_seconds_by_size_and_the_exponent_with_its_interval():
 
 
 def test_the_table_has_its_columns_even_where_nothing_was_measured():
-    lost = make_scaling_table([_row("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
+    lost = make_scaling_table([make_run("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
 
     assert tuple(lost.columns) == SCALING_COLUMNS
     assert fit_costs(lost, **SETTINGS).empty
@@ -142,7 +101,7 @@ def test_the_figure_has_a_panel_for_each_cost_and_hollow_marks_for_what_is_predi
 
 
 def test_a_figure_without_any_cost_can_be_drawn():
-    lost = make_scaling_table([_row("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
+    lost = make_scaling_table([make_run("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
 
     _draw(plot_scaling(lost, fit_costs(lost, **SETTINGS), predict_costs(lost, UNSEEN, **SETTINGS), 18))
 
