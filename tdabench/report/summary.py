@@ -10,6 +10,7 @@ from tdabench.report.cells import Styles, at
 from tdabench.report.columns import format_number
 from tdabench.report.detection import DETECTORS
 from tdabench.report.diagnostics import drop_warning
+from tdabench.report.scaling_lead import summarise_cost
 
 
 def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> list[str]:
@@ -22,6 +23,8 @@ def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: fl
         sentences.append(summarise_removal(tables["removal"], tables.get("removal_differences"), styles, confidence))
     if "detection" in tables:
         sentences.append(summarise_detection(tables["detection"], styles, confidence))
+    if "scaling_fits" in tables:
+        sentences += summarise_cost(tables, styles, confidence)
     return [sentence for sentence in sentences if sentence]
 
 

@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+from made_costs import make_scaling
 from made_up import make_compared, make_detection, make_lds, make_pairs, make_removal, make_removal_differences
 
 from tdabench.report.cells import styles_of
@@ -225,3 +226,57 @@ def test_every_question_that_the_experiment_asked_has_its_sentence():
 
     assert [sentence.split()[0] for sentence in sentences] == ["EK-FAC", "Leading", "Without", "Of"]
     assert summarise({}, {}, 0.95) == []
+
+
+def summarise_costs(**changes) -> list[str]:
+    tables = {name: table.assign(**changes.get(name, {})) for name, table in make_scaling().items()}
+    return summarise(tables, styles_of(tables["scaling"]), 0.95)
+
+
+def test_a_scaling_begins_with_how_time_grows_and_from_when_on_a_fit_pays():
+    growth, pays = summarise_costs()
+
+    # EK-FAC's 40 s of fit grow with the power 1.5, its second of scores with 1: both together with a little less.
+    assert growth == (
+        "Seconds grow with this power of the model's parameters, the fastest first: 1.49 (95% interval 1.48 to 1.51; "
+        "3 sizes) for EK-FAC, 1.00 (95% interval 1.00 to 1.00; 4 sizes) for BIF."
+    )
+    # 41 + q/100 seconds against 20 + q/5.
+    assert pays == (
+        "Queries from which EK-FAC is the quicker one at 14m: against BIF with 20 draws 111 (measured, between 18 and "
+        "200), against BIF with 2,000 draws 1 (predicted)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.5, 1.6, "1.00 (95% interval 0.50 to 1.60; 4 sizes) for BIF; the intervals of the first two overlap."),
+        (float("nan"), float("nan"), "1.00 (no interval; 4 sizes) for BIF."),
+    ],
+)
+def test_exponents_say_whether_their_intervals_overlap_or_that_there_are_none(low, high, words):
+    assert summarise_costs(scaling_fits={"low": low, "high": high})[0].endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"predicted": 500.0, "low": 200.0, "high": None}, "501 (predicted; not at 200, measured)"),
+        ({"predicted": float("nan"), "low": 200.0, "high": None}, "none (predicted; not at 200, measured)"),
+        ({"predicted": 0.0, "low": 0.0, "high": 2.0}, "2 or fewer (measured)"),
+        ({"predicted": float("nan"), "low": None, "high": None}, "none (predicted)"),
+    ],
+)
+def test_a_break_even_that_was_not_measured_says_what_is_known(row, words):
+    changes = {name: float("nan") if value is None else value for name, value in row.items()}
+
+    pays = summarise_costs(break_even={"measured": float("nan"), **changes})[1]
+
+    assert f"against BIF with 20 draws {words}, " in pays
+
+
+def test_without_a_law_and_without_break_evens_it_says_that_there_is_none():
+    tables = {name: table.iloc[:0] for name, table in make_scaling().items()}
+
+    assert summarise(tables, {}, 0.95) == ["No method's time was measured at two sizes of the model."]
