@@ -18,6 +18,7 @@ from tdabench.components import Component, describe, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.reading import read_yaml
 from tdabench.records import load_record, save_json
+from tdabench.scaling import models_of
 from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, VarianceSettings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -246,11 +247,11 @@ def test_every_class_of_a_built_in_experiment_can_be_instantiated(path):
     experiment = load_experiment(path)
 
     instances = [instantiate(component, f"methods.{key}") for key, component in experiment.methods.items()]
-    builder = instantiate(experiment.model, "model")
-    source = instantiate(Component(path=experiment.data.source), "data.source")
+    builders = [instantiate(model, where) for where, model in models_of(experiment).items()]
+    source = instantiate(experiment.data.component, "data.source")
 
     assert all(hasattr(instance, "attribute") for instance in instances)
-    assert hasattr(builder, "build")
+    assert all(hasattr(builder, "build") for builder in builders)
     assert hasattr(source, "load")
 
 

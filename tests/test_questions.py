@@ -65,7 +65,8 @@ def test_an_experiment_needs_no_bank_if_it_asks_something_else(tmp_path, questio
 
 
 def test_an_experiment_that_asks_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"An experiment asks something: give it bank, removal or a data\.mislabelled"):
+    asked = r"give it bank, removal or a data\.mislabelled above 0, or scaling"
+    with pytest.raises(ValueError, match=f"An experiment asks something: {asked}"):
         load_experiment(_write(tmp_path, _without("bank")))
 
 
