@@ -42,6 +42,7 @@ LABELS = {
     "diagonal": "diagonal Fisher",
     "gradsim": "GradSim",
     "trak": "TRAK",
+    "bm25": "BM25",
     "random": "random",
     "query_independent": "query-independent",
     "bif_laplace": "BIF (Laplace)",
