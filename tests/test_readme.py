@@ -22,13 +22,25 @@ def plug_in(tmp_path, monkeypatch):
     """The method of the README, as its readers would make it: a file and a line of YAML."""
     (tmp_path / "mine.py").write_text(_blocks("python")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    entry = yaml.safe_load(_blocks("yaml")[0])["mine"]
+    entry = next(content["mine"] for content in map(yaml.safe_load, _blocks("yaml")) if "mine" in content)
     yield Component(path=entry.pop("attributor"), settings=entry)
     sys.modules.pop("mine", None)
 
 
 def test_the_method_in_the_readme_passes_the_public_contract(plug_in):
     check_attributor(instantiate(plug_in, "methods.mine"))
+
+
+def test_the_sections_for_text_in_the_readme_make_an_experiment(tmp_path):
+    sections = next(content for content in map(yaml.safe_load, _blocks("yaml")) if "tokens" in content)
+    whole = yaml.safe_load((ROOT / "experiments" / "lds_text.yaml").read_text(encoding="utf-8"))
+    data = {**whole["data"], **sections["data"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**whole, **sections, "data": data}), encoding="utf-8")
+
+    experiment = load_experiment(tmp_path / "mine.yaml")
+
+    instantiate(experiment.data.component, "data.options")
+    instantiate(experiment.model, "model")
 
 
 def test_the_method_in_the_readme_is_as_short_as_it_is_said_to_be():
