@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from tdabench.models.causal_lm import build_from_config
@@ -111,7 +111,7 @@ class Pythia:
             }
         )
 
-    def build(self, inputs: Int[Tensor, "example position"], *, generator: torch.Generator) -> nn.Module:
+    def build(self, inputs: Shaped[Tensor, "example *position"], *, generator: torch.Generator) -> nn.Module:
         """Build a freshly initialised model, in eval mode.
 
         Args:
