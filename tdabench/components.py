@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import json
 import types
 import typing
 from pathlib import Path
@@ -135,6 +136,33 @@ def require_mapping(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be a mapping of keys to values, got {content!r}.")
     return content
+
+
+def parse_component(content: Any, key: str, where: str) -> Component:
+    """Read a component from a mapping: its import path is under a key, all others are its settings.
+
+    Raises:
+        ValueError: If there is no such key, or a setting is nothing that JSON has.
+    """
+    settings = dict(require_mapping(content, where))
+    if key not in settings:
+        raise ValueError(f"{where} needs the key {key}: an import path such as package.module:Class.")
+    require_json(settings, where)
+    return Component(path=settings.pop(key), settings=settings)
+
+
+def require_json(settings: Any, where: str) -> None:
+    """Check that settings can be kept in a record.
+
+    Raises:
+        ValueError: If JSON has no such thing.
+    """
+    try:
+        json.dumps(settings, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
+        ) from error
 
 
 def parse_settings(assignments: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tdabench.components import Component, build, require_mapping
+from tdabench.components import Component, build, parse_component, require_json, require_mapping
 from tdabench.reading import read_yaml
 from tdabench.scaling import ScalingSettings, check_scaling
 from tdabench.settings import (
@@ -212,7 +212,7 @@ def load_experiment(path: Path | str) -> Experiment:
 def _parse_experiment(content: Any, name: str) -> Experiment:
     content = dict(require_mapping(content, "The experiment"))
     if isinstance(content.get("data"), dict):
-        _require_json(content["data"], "data")
+        require_json(content["data"], "data")
     if "name" in content:
         raise ValueError("Unknown key name: an experiment is named by its file.")
     sections = {
@@ -235,27 +235,10 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         if key in content and not (content[key] is None and key in ("bank", "removal", "training")):
             content[key] = build(section, content[key], where=key)
     if "model" in content:
-        content["model"] = _parse_component(content["model"], "builder", "model")
+        content["model"] = parse_component(content["model"], "builder", "model")
     if "methods" in content:
         methods = require_mapping(content["methods"], "methods")
         content["methods"] = {
-            key: _parse_component(value, "attributor", f"methods.{key}") for key, value in methods.items()
+            key: parse_component(value, "attributor", f"methods.{key}") for key, value in methods.items()
         }
     return build(Experiment, {"name": name, **content}, where="")
-
-
-def _parse_component(content: Any, key: str, where: str) -> Component:
-    settings = dict(require_mapping(content, where))
-    if key not in settings:
-        raise ValueError(f"{where} needs the key {key}: an import path such as package.module:Class.")
-    _require_json(settings, where)
-    return Component(path=settings.pop(key), settings=settings)
-
-
-def _require_json(settings: Any, where: str) -> None:
-    try:
-        json.dumps(settings, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
-        ) from error
