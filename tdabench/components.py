@@ -158,10 +158,10 @@ def require_json(settings: Any, where: str) -> None:
         ValueError: If JSON has no such thing.
     """
     try:
-        json.dumps(settings, sort_keys=True)
+        json.dumps(settings, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{where} may hold numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
+            f"{where} may hold finite numbers, texts, true, false, null, lists and mappings, as JSON can ({error})."
         ) from error
 
 

@@ -212,7 +212,7 @@ def load_experiment(path: Path | str) -> Experiment:
 def _parse_experiment(content: Any, name: str) -> Experiment:
     content = dict(require_mapping(content, "The experiment"))
     if isinstance(content.get("data"), dict):
-        require_json(content["data"], "data")
+        require_json(content["data"].get("options"), "data.options")
     if "name" in content:
         raise ValueError("Unknown key name: an experiment is named by its file.")
     sections = {

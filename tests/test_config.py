@@ -119,7 +119,7 @@ PLAIN = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**63) + 1, 2**63 - 1)
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=5,
@@ -396,6 +396,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
         (("evaluation", "confidence", 1), r"evaluation\.confidence must lie in \(0, 1\), got 1"),
         (("evaluation", "confidence", 0), r"evaluation\.confidence must lie in \(0, 1\), got 0"),
         (("methods", {}), "methods must name at least one method"),
+        (("methods", "gradsim", "damping", math.inf), r"methods\.gradsim may hold finite numbers, .* JSON compliant"),
+        (("model", "width", [math.nan]), r"model may hold finite numbers, .* JSON compliant"),
         (("variance", "checkpoints", 0), r"variance\.checkpoints must be at least 1, got 0"),
         (("variance", "checkpoints", 3), r"variance\.checkpoints must be at most checkpoints \(2\), got 3"),
         (("variance", "runs", 1), r"variance\.runs must be at least 2, got 1"),
