@@ -14,6 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     _add_making_stages(stages)
+    _add_pretrain(stages)
     _add_judging_stages(stages)
     for command in (*_add_commands(stages), _add_plan(stages), _add_power(stages), *_add_bank_commands(stages)):
         command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
@@ -28,10 +29,6 @@ def _add_making_stages(stages: argparse._SubParsersAction) -> None:
     measure.add_argument("--dataset", type=Path, help="file of `dataset` (default: load the data)")
     _add_data(measure)
     _add_model(measure)
-    pretrain = _add_stage(stages, "pretrain", "make the weights that every training starts from")
-    pretrain.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
-    _add_data(pretrain)
-    _add_machine(pretrain)
     _add_stage(stages, "split", "draw attribution set, queries and warm-up set", repeat=True)
     train = _add_stage(stages, "train", "train a checkpoint on the attribution set", repeat=True, model=True)
     train.add_argument("--checkpoint", type=int, required=True, help="which one, from 0")
@@ -76,6 +73,13 @@ def _add_scale(stages: argparse._SubParsersAction) -> None:
     scale.add_argument("--split", type=Path, required=True, help="file of `split`")
     _add_data(scale)
     _add_machine(scale)
+
+
+def _add_pretrain(stages: argparse._SubParsersAction) -> None:
+    pretrain = _add_stage(stages, "pretrain", "make the weights that every training starts from")
+    pretrain.add_argument("--dataset", type=Path, required=True, help="file of `dataset`")
+    _add_data(pretrain)
+    _add_machine(pretrain)
 
 
 def _add_calibrate(stages: argparse._SubParsersAction) -> None:
