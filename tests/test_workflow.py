@@ -633,7 +633,7 @@ def place(planned: Place) -> Iterator[Place]:
             "variance: {checkpoints: 1, methods: [bif]}\nevaluation: {",
             {"vary bif", "compare", "report"},
         ),
-        ("evaluation: {", "tokens: {queries: 2, top: 3, methods: [bif]}\nevaluation: {", {"tokens bif"}),
+        ("evaluation: {", "tokens: {queries: 2, top: 3, methods: [bif]}\nevaluation: {", {"tokens bif", "pages"}),
     ],
     ids=lambda value: value.strip().partition("\n")[0][:40] if isinstance(value, str) else "",
 )

@@ -3,7 +3,6 @@
 import contextlib
 import fnmatch
 import json
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -156,12 +155,12 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report
             )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"The pickled weights in {folder} are damaged or hold more than tensors, and loading that could run code: "
-            "use a folder with safetensors."
-        ) from error
     except Exception as error:  # of many types: of the library, of safetensors, of JSON
+        if type(error).__name__ == "UnpicklingError":
+            raise ValueError(
+                f"The pickled weights in {folder} are damaged or hold more than tensors, and loading that could run "
+                "code: use a folder with safetensors."
+            ) from error
         raise ValueError(f"Can't load the language model in {folder}: {str(error)[:500]}") from error
     wrong = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
     if wrong:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from made_costs import make_scaling
+from made_scaling import make_scaling
 from matplotlib.figure import Figure
 from PIL import Image
 

@@ -4,7 +4,7 @@ import io
 
 import pandas as pd
 import pytest
-from made_costs import SETTINGS, UNSEEN, make_run, make_scaling
+from made_scaling import SETTINGS, UNSEEN, make_run, make_scaling
 from matplotlib.figure import Figure
 
 from tdabench.evaluation.costs import break_evens, fit_costs, predict_costs

@@ -1,6 +1,6 @@
 import pandas as pd
 import pytest
-from made_costs import make_scaling
+from made_scaling import make_scaling
 from made_up import make_compared, make_detection, make_lds, make_pairs, make_removal, make_removal_differences
 
 from tdabench.report.cells import styles_of
