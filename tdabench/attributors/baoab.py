@@ -22,6 +22,7 @@ def sample_chain(
     localization: float,
     batch_size: int,
     generator: torch.Generator,
+    microbatch: int | None = None,
     friction: float | None = None,
     preconditioner: str | None = None,
     preconditioner_steps: int = STEPS,
@@ -62,7 +63,7 @@ def sample_chain(
     Raises:
         ValueError: If no parameter requires a gradient, or all gradients at the checkpoint are zero.
     """
-    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator, microbatch=microbatch)
     position, scale = walker.position, torch.ones((), dtype=walker.position.dtype, device=walker.position.device)
     if preconditioner is not None:
         scale = measure_preconditioner(walker, steps=preconditioner_steps, stability=stability).strength().sqrt()

@@ -45,6 +45,7 @@ class BIF:
         burn_in: Steps of each chain before its first draw.
         steps_between_draws: Steps a draw: draws one step apart are almost copies.
         batch_size: Minibatch of a step, from the reference set.
+        microbatch: Most examples of a minibatch in memory at once, whose gradients are summed; null: all of them.
         estimate: ``covariance``, or ``correlation`` (the normalised BIF, in [-1, 1]).
         loss_batch_size: Examples a forward pass at a draw, which changes speed and memory only; null: 500 images, or
             as many rows as have 4,096 tokens.
@@ -74,6 +75,7 @@ class BIF:
     burn_in: int | Literal["auto"] = 0
     steps_between_draws: int | Literal["auto"] = 1
     batch_size: int = 128
+    microbatch: int | None = None
     estimate: str = "covariance"
     loss_batch_size: int | None = None
     memory_gib: float | None = None
@@ -94,6 +96,7 @@ class BIF:
             "burn_in": 0,
             "steps_between_draws": 1,
             "batch_size": 1,
+            "microbatch": 1,
             "loss_batch_size": 1,
         }
         for name, low in lowest.items():
@@ -122,6 +125,7 @@ class BIF:
             problem.reference,
             batch_size=self.batch_size,
             generator=fork_generator(stream, next(iter(problem.train.values())).device),
+            microbatch=self.microbatch,
             settings=sampler_settings(self),
         )
         return calibrate_chain(
@@ -135,6 +139,7 @@ class BIF:
             localization=self.localization,
             batch_size=self.batch_size,
             loss_batch_size=self.loss_batch_size,
+            microbatch=self.microbatch,
             generator=stream,
             metric=metric,
         )
@@ -207,6 +212,7 @@ class BIF:
             localization=self.localization,
             batch_size=self.batch_size,
             generator=generator,
+            microbatch=self.microbatch,
             **sampler_settings(self),
         )
 

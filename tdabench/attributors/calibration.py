@@ -76,6 +76,7 @@ def calibrate_chain(
     localization: float,
     batch_size: int,
     loss_batch_size: int | None,
+    microbatch: int | None,
     generator: torch.Generator,
     metric: Float[Tensor, " parameter"] | None = None,
 ) -> dict[str, Any]:
@@ -112,6 +113,7 @@ def calibrate_chain(
             inverse_temperature=inverse_temperature,
             localization=localization,
             batch_size=batch_size,
+            microbatch=microbatch,
             generator=torch.Generator(device).manual_seed(examples),
             metric=metric,
         )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples
+from tdabench.attributors.base import Examples, LossFn, batches, copy_model, num_examples
 from tdabench.attributors.sgld import Step, draw_batch, flatten_parameters
 
 
@@ -37,6 +37,7 @@ def measure_curvature(
     *,
     directions: int,
     batch_size: int,
+    microbatch: int | None = None,
     metric_damping: float,
     generator: torch.Generator,
 ) -> LocalCurvature:
@@ -50,6 +51,7 @@ def measure_curvature(
     Args:
         directions: Number of gradients. Fewer directions come back if they are linearly dependent.
         batch_size: Examples of each gradient.
+        microbatch: Most of them in memory at once; None: all of them.
         metric_damping: Added to the diagonal Fisher, relative to its mean over each parameter tensor.
         generator: The stream of minibatches and signs.
 
@@ -65,9 +67,10 @@ def measure_curvature(
         count = num_examples(batch)
         signs = torch.randint(2, (count,), generator=generator, device=generator.device) * 2.0 - 1.0
         gradient.zero_()
-        with torch.enable_grad():
-            losses = loss(model, batch)
-            (losses @ signs.to(losses) / count**0.5).backward()
+        for part, part_signs in zip(batches(batch, microbatch or count), signs.split(microbatch or count), strict=True):
+            with torch.enable_grad():
+                losses = loss(model, part)
+                (losses @ part_signs.to(losses) / count**0.5).backward()
         row.copy_(gradient)
     scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
     gradients *= scale

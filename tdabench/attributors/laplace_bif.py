@@ -40,6 +40,7 @@ class LaplaceBIF:
         draws: Draws a chain, at least 3; also the number of its gradients.
         chains: Independent chains, each in a space of its own: one chain of more draws is better where memory allows.
         batch_size: Examples of a gradient, from the reference set.
+        microbatch: Most of them in memory at once, whose gradients are summed; null: all of them.
         localization: :math:`\gamma / n\beta`, relative to the mean eigenvalue of :math:`D^{-1/2} F D^{-1/2}` over as
             many directions as there are reference examples.
         metric_damping: Added to the diagonal of the Fisher, relative to its mean over each parameter tensor.
@@ -56,6 +57,7 @@ class LaplaceBIF:
     draws: int
     chains: int = 1
     batch_size: int = 128
+    microbatch: int | None = None
     localization: float = 10.0
     metric_damping: float = 0.1
     amplitude: float = 0.03
@@ -65,7 +67,7 @@ class LaplaceBIF:
     restrict: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "loss_batch_size": 1}.items():
+        for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "microbatch": 1, "loss_batch_size": 1}.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}.")
         for name in ("localization", "metric_damping", "amplitude"):
@@ -115,6 +117,7 @@ class LaplaceBIF:
                 problem.reference,
                 directions=self.draws - 1,
                 batch_size=self.batch_size,
+                microbatch=self.microbatch,
                 metric_damping=self.metric_damping,
                 generator=generator,
             )

@@ -21,6 +21,7 @@ def sample_chain(
     localization: float,
     batch_size: int,
     generator: torch.Generator,
+    microbatch: int | None = None,
     preconditioner: str = "frozen",
     preconditioner_steps: int = 100,
     stability: float = 1.0,
@@ -59,7 +60,7 @@ def sample_chain(
     Raises:
         ValueError: If no parameter requires a gradient, or all gradients at the checkpoint are zero.
     """
-    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator, microbatch=microbatch)
     metric = measure_preconditioner(walker, steps=preconditioner_steps, stability=stability)
     strength, noise = metric.strength(), torch.empty_like(walker.position)
     for _ in range(steps):

@@ -36,6 +36,7 @@ def measure_metric(
     *,
     batch_size: int,
     generator: torch.Generator,
+    microbatch: int | None,
     settings: dict[str, Any],
 ) -> Float[Tensor, " parameter"] | None:
     """Measure the diagonal by which a sampler's steps are multiplied at the checkpoint; None if it has none.
@@ -45,7 +46,7 @@ def measure_metric(
     """
     if settings["sampler"] == "sgld" or (settings["sampler"] == "baoab" and "preconditioner" not in settings):
         return None
-    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator, microbatch=microbatch)
     steps, stability = settings.get("preconditioner_steps", STEPS), settings.get("stability", STABILITY)
     return measure_preconditioner(walker, steps=steps, stability=stability).strength()
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, LossFn, copy_model, num_examples, take
+from tdabench.attributors.base import Examples, LossFn, batches, copy_model, num_examples, take
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Walker:
         reference: What minibatches are drawn from.
         batch_size: Examples of a minibatch.
         generator: The stream of minibatches and noise.
+        microbatch: Most examples of a minibatch in memory at once; None: all of them.
     """
 
     model: nn.Module
@@ -54,15 +55,20 @@ class Walker:
     reference: Examples
     batch_size: int
     generator: torch.Generator
+    microbatch: int | None = None
 
     def measure_gradient(self) -> Float[Tensor, ""]:
         """Write the gradient of a new minibatch's mean loss, and give that loss."""
         batch = draw_batch(self.reference, self.batch_size, generator=self.generator)
+        count = num_examples(batch)
         self.gradient.zero_()
-        with torch.enable_grad():
-            minibatch_loss = self.loss(self.model, batch).mean()
-            minibatch_loss.backward()
-        return minibatch_loss.detach()
+        minibatch_loss = torch.zeros((), dtype=self.position.dtype, device=self.position.device)
+        for part in batches(batch, self.microbatch or count):
+            with torch.enable_grad():
+                part_loss = self.loss(self.model, part).mean() * (num_examples(part) / count)
+                part_loss.backward()
+            minibatch_loss += part_loss.detach()
+        return minibatch_loss
 
     def tilt_gradient(self, inverse_temperature: float, localization: float) -> None:
         """Make the mean loss's gradient that of :math:`U`, in place."""
@@ -74,13 +80,20 @@ class Walker:
 
 
 def make_walker(
-    model: nn.Module, loss: LossFn, reference: Examples, *, batch_size: int, generator: torch.Generator
+    model: nn.Module,
+    loss: LossFn,
+    reference: Examples,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    microbatch: int | None = None,
 ) -> Walker:
     """Copy a model, in eval mode, to move those of its parameters that require a gradient.
 
     Args:
         batch_size: Examples of a minibatch, drawn without replacement; all of them if there are fewer.
         generator: The stream of minibatches and noise, on the model's device.
+        microbatch: Most examples of a minibatch in memory at once; None: all of them.
 
     Raises:
         ValueError: If no parameter requires a gradient.
@@ -96,6 +109,7 @@ def make_walker(
         reference=reference,
         batch_size=batch_size,
         generator=generator,
+        microbatch=microbatch,
     )
 
 
@@ -110,6 +124,7 @@ def sample_chain(
     localization: float,
     batch_size: int,
     generator: torch.Generator,
+    microbatch: int | None = None,
 ) -> Iterator[Step]:
     r"""Take steps of localized SGLD (Lau et al., 2023, arXiv:2308.12108), giving where the chain is after each one.
 
@@ -127,11 +142,12 @@ def sample_chain(
         localization: :math:`\gamma`, the pull towards the checkpoint :math:`w^*`.
         batch_size: Examples of a minibatch, drawn without replacement; all of them if there are fewer.
         generator: The stream of minibatches and noise, on the model's device.
+        microbatch: Most examples of a minibatch in memory at once; None: all of them.
 
     Raises:
         ValueError: If no parameter requires a gradient.
     """
-    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator)
+    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator, microbatch=microbatch)
     position, noise = walker.position, torch.empty_like(walker.position)
     for _ in range(steps):
         minibatch_loss = walker.measure_gradient()

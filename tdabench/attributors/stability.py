@@ -84,6 +84,7 @@ def measure_stability(
     localization: float,
     batch_size: int,
     generator: torch.Generator,
+    microbatch: int | None = None,
     metric: Float[Tensor, " parameter"] | None = None,
 ) -> Stability:
     """Measure the curvature that bounds the step size, and the noise of minibatches, at a model's parameters.
@@ -91,13 +92,16 @@ def measure_stability(
     Args:
         batch_size: The sampler's.
         generator: Chooses the reference examples, and Lanczos' first direction; on their device.
+        microbatch: Most examples in memory at once; None: as many as the sampler's.
 
     Raises:
         ValueError: If a loss or its derivatives are not finite, or nothing holds a chain.
     """
     population = num_examples(problem.reference)
     chosen = torch.randperm(population, generator=generator, device=generator.device)[:CURVED]
-    landscape = Landscape(model, problem.loss, take(problem.reference, chosen), batch_size=batch_size, metric=metric)
+    landscape = Landscape(
+        model, problem.loss, take(problem.reference, chosen), batch_size=microbatch or batch_size, metric=metric
+    )
     start = landscape.random_direction(generator)
     bounds = {"tolerance": TOLERANCE, "most_products": MOST_PRODUCTS}
     if metric is None:  # of the loss alone: localization only shifts it, and would hide how well it is known

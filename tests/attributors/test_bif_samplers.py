@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, Problem
+from tdabench.attributors.base import Examples, Problem, num_examples
 from tdabench.attributors.bif import BIF
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, check_attributor, make_image_problem, quadratic_loss
@@ -156,6 +156,29 @@ def test_a_step_costs_one_gradient_and_a_preconditioner_those_that_it_names(tmp_
     _bif(sampler, draws=4, burn_in=1, steps_between_draws=2).sample_chain(problem, 0, generator=make_generator(0, "b"))
 
     assert sum(gradients) == 1 + 4 * 2 + sampler.get("preconditioner_steps", 0)
+
+
+@each_sampler
+def test_a_minibatch_in_parts_gives_the_same_draws_and_is_in_memory_a_part_at_a_time(tmp_path, sampler):
+    images, sizes = make_image_problem(tmp_path, num_train=20, num_query=3), []
+
+    def loss(model: nn.Module, examples: Examples) -> Tensor:
+        if torch.is_grad_enabled():
+            sizes.append(num_examples(examples))
+        return images.loss(model, examples)
+
+    problem = dataclasses.replace(images, loss=loss)
+    settings = {"step_size": 1e-3, "inverse_temperature": 10.0, "localization": 100.0, "chains": 1, "draws": 4}
+    method = BIF(**settings, batch_size=7, **sampler)
+    whole = method.sample_chain(problem, 0, generator=make_generator(0, "bif"))
+    sizes.clear()
+    parts = dataclasses.replace(method, microbatch=3).sample_chain(problem, 0, generator=make_generator(0, "bif"))
+
+    assert sizes[:3] == [3, 3, 1]
+    assert set(sizes) == {3, 1}
+    for name in ("train", "query", "distance", "step_loss"):
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(whole["train"][0], whole["train"][1])
 
 
 @dataclasses.dataclass(frozen=True)

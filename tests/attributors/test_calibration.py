@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tdabench.attributors import calibration
 from tdabench.attributors.auto import apply_proposal, auto_settings, leave_to_calibration, settle
-from tdabench.attributors.base import Calibrated, Problem
+from tdabench.attributors.base import Calibrated, Examples, Problem, num_examples
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.calibration import round_down
 from tdabench.attributors.calibration_text import describe_calibration, judge_step_size
@@ -159,6 +160,25 @@ def test_no_query_is_looked_at(tmp_path):
     )
 
     assert plain == blind
+
+
+def test_a_calibration_in_parts_is_the_same_and_its_gradients_are_of_parts(tmp_path):
+    images, sizes = make_image_problem(tmp_path), set()
+
+    def loss(model: nn.Module, examples: Examples) -> Tensor:
+        if torch.is_grad_enabled():
+            sizes.add(num_examples(examples))
+        return images.loss(model, examples)
+
+    problem = dataclasses.replace(images, loss=loss)
+    whole = BIF(**SETTINGS).calibrate(problem, generator=make_generator(0, "bif"))
+    sizes.clear()
+    parts = BIF(**SETTINGS, microbatch=5).calibrate(problem, generator=make_generator(0, "bif"))
+
+    assert max(sizes) == 5
+    # Of the checkpoint; where the pilot goes from there, rounding decides in the end.
+    for name in ("largest", "gradient_variance_mean"):
+        assert parts["curvature"]["checkpoint"][name] == pytest.approx(whole["curvature"]["checkpoint"][name], rel=1e-3)
 
 
 def test_chains_draws_and_estimate_change_no_calibration(tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors import laplace_bif
-from tdabench.attributors.base import Examples, Problem
+from tdabench.attributors.base import Examples, Problem, num_examples
 from tdabench.attributors.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.laplace import measure_curvature, posterior_variances
 from tdabench.attributors.laplace_bif import LaplaceBIF
@@ -162,6 +162,25 @@ def test_the_size_of_a_forward_pass_changes_nothing(tmp_path):
     )
 
     torch.testing.assert_close(whole, divided, rtol=0, atol=1e-4 * whole.abs().max().item())
+
+
+def test_gradients_in_parts_are_the_same_gradients(tmp_path):
+    problem, sizes = make_image_problem(tmp_path, num_train=16, num_query=5), []
+
+    def loss(model: nn.Module, examples: Examples) -> Tensor:
+        if torch.is_grad_enabled():
+            sizes.append(num_examples(examples))
+        return images_loss(model, examples)
+
+    images_loss = problem.loss
+    problem = dataclasses.replace(problem, loss=loss)
+    whole, parts = (
+        LaplaceBIF(draws=6, batch_size=8, microbatch=size).attribute(problem, generator=make_generator(0, "bif"))
+        for size in (None, 3)
+    )
+
+    assert sizes == [8] * 5 + [3, 3, 2] * 5
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4 * whole.abs().max().item())
 
 
 def test_batch_norm_and_dropout_stay_as_at_the_checkpoint(tmp_path):
