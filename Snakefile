@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.config import load_experiment
+from tdabench.files import hash_named_files
 from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of, scaling_needs_of
 
@@ -35,6 +36,13 @@ def settings_of(stage):
         return settings_for(wildcards.experiment, method, point, shards, size)
 
     return settings
+
+
+def dataset_settings(wildcards):
+    """Give the settings of the data and the hashes of files that they name: an edited text is tokenised anew."""
+    source = load_experiment(f"experiments/{wildcards.experiment}.yaml").data.component
+    named = hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")))
+    return settings_of("dataset")(wildcards) + "".join(f" {path}: {found}" for path, found in named.items())
 
 
 def every(pattern, methods=None, when=None):
@@ -222,7 +230,7 @@ rule dataset:
         mem_mb=needs_of("dataset", "mem_mb"),
         runtime=needs_of("dataset", "runtime"),
     params:
-        settings=settings_of("dataset"),
+        settings=dataset_settings,
     shell:
         "tdabench dataset {input.experiment} --output {output} 2>&1 | tee {log}"
 

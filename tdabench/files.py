@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -67,3 +68,17 @@ def hash_file(path: Path | str) -> str:
     """Give a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_named_files(settings: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Give the hash of every file below a folder that a setting names, by its path; of a folder, its tokenizer's files.
+
+    Args:
+        settings: Texts, and sequences of them; what is no file's name counts for nothing.
+    """
+    values = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
+    names = [name for value in values for name in value if isinstance(name, str) and name.strip("./")]
+    folders = [name for name in names if os.path.isdir(root / name)]
+    names += [f"{name}/{file}" for name in folders for file in sorted(os.listdir(root / name)) if "tokenizer" in file]
+    # os.path and not pathlib: a text that is no path at all is no error.
+    return {name: hash_file(root / name) for name in names if os.path.isfile(root / name)}

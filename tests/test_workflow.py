@@ -51,6 +51,20 @@ methods:
     draws: 5
 evaluation: {resamples: 100}
 """
+TEXT = """\
+seed: 0
+repeats: 1
+checkpoints: 1
+data:
+  source: "tdabench.data.sources:TextFiles"
+  options: {files: [story.txt], separator: "\\n", length: 8, vocabulary: 300}
+  train_sizes: [120]
+  queries: 20
+model: {builder: "tdabench.models.gpt_neox:Pythia", hidden_size: 8, layers: 1, heads: 1, vocabulary: 300, positions: 8}
+training: {optimizer: adamw, epochs: 1, batch_size: 32, learning_rate: 0.01, weight_decay: 0.01}
+bank: {subsets: 6, fraction: 0.5, retrains: 1, shards: 2}
+methods: {random: {attributor: "tdabench.attributors.baselines:Random"}}
+"""
 # A model of one's own, which waits in mid-bank as long as there is a file PAUSE: a test can stop a job right there.
 PAUSING = """\
 import dataclasses
@@ -641,6 +655,20 @@ def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(pla
     place.change(old, new)
 
     assert place.plan() == expected
+
+
+@pytest.mark.slow
+def test_a_text_that_is_edited_is_tokenised_again(tmp_path):
+    place = make_place(tmp_path / "place", TEXT)
+    place.write("data/story.txt", "".join(f"Line {number} of a story: {number**5} words, and no end.\n" for number in range(200)))
+    done = place.snakemake("--cores", "1", "results/tiny/dataset.safetensors")
+    assert done.returncode == 0, done.stderr
+    before = place.plan()
+
+    place.write("data/other.txt", "No setting names it.")
+    assert place.plan() == before
+    place.write("data/story.txt", place.read("data/story.txt").replace("Line 7 ", "Line seven "))
+    assert place.plan() - before == {"dataset"}
 
 
 @pytest.mark.parametrize("lost", ["report.html", "tables/lds.csv"])

@@ -1,0 +1,22 @@
+"""What settings say about files."""
+
+from tdabench.files import hash_file, hash_named_files
+
+
+def test_files_that_settings_name_are_hashed_and_other_texts_are_not(tmp_path):
+    (tmp_path / "letters").mkdir()
+    for name in ("story.txt", "other.txt", "letters/tokenizer.json", "letters/weights.bin"):
+        (tmp_path / name).write_text(f"This is {name}.")
+    settings = {
+        "files": ("story.txt", "absent.txt"),
+        "tokenizer": "letters",
+        "separator": "x" * 5000,
+        "field": "\0",
+        "dataset": ".",
+        "length": 64,
+        "test_files": None,
+    }
+
+    found = hash_named_files(settings, tmp_path)
+
+    assert found == {name: hash_file(tmp_path / name) for name in ("story.txt", "letters/tokenizer.json")}
