@@ -16,6 +16,7 @@ from tdabench.settings import (
     Recipe,
     RemovalSettings,
     VarianceSettings,
+    build_pretraining,
     require_at_least,
 )
 from tdabench.slices import slice_settings
@@ -227,7 +228,7 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         "scaling": ScalingSettings,
     }
     if isinstance(content.get("pretraining"), dict):
-        content["pretraining"] = build(Recipe, content["pretraining"], where="pretraining")
+        content["pretraining"] = build_pretraining(content["pretraining"])
     for key in ("variance", "sweep", "tokens", "scaling"):
         if content.get(key, ...) is None:
             del content[key]

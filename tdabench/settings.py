@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal
 
-from tdabench.components import Component
+from tdabench.components import Component, build
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,18 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "schedule_peak"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must lie in [0, 1), got {getattr(self, name)}.")
+
+
+def build_pretraining(content: dict[str, Any]) -> Recipe:
+    """Make the recipe of a pretraining, whose errors say so.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a value is wrong.
+    """
+    try:
+        return build(Recipe, content, where="pretraining")
+    except ValueError as error:  # a recipe's own checks call it training
+        raise ValueError(re.sub(r"\btraining\.", "pretraining.", str(error))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -413,6 +413,13 @@ def test_a_value_out_of_range_is_refused(tmp_path, change, message):
         load_experiment(path)
 
 
+def test_a_wrong_value_of_the_pretraining_is_not_blamed_on_the_training(tmp_path):
+    path = _write(tmp_path, _changed("pretraining", {**EXPERIMENT["training"], "momentum": 2}))
+
+    with pytest.raises(ValueError, match=r"tiny\.yaml: pretraining\.momentum must lie in \[0, 1\), got 2"):
+        load_experiment(path)
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/b", "BIF", "bif-2", "_hidden", "", 3])
 def test_a_name_of_a_method_that_could_leave_its_folder_is_refused(tmp_path, name):
     path = _write(tmp_path, _changed("methods", name, {"attributor": "tdabench.attributors.baselines:Random"}))

@@ -660,7 +660,10 @@ def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(pla
 @pytest.mark.slow
 def test_a_text_that_is_edited_is_tokenised_again(tmp_path):
     place = make_place(tmp_path / "place", TEXT)
-    place.write("data/story.txt", "".join(f"Line {number} of a story: {number**5} words, and no end.\n" for number in range(200)))
+    place.write(
+        "data/story.txt",
+        "".join(f"Line {number} of a story: {number**5} words, and no end.\n" for number in range(200)),
+    )
     done = place.snakemake("--cores", "1", "results/tiny/dataset.safetensors")
     assert done.returncode == 0, done.stderr
     before = place.plan()
