@@ -18,8 +18,13 @@ from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
 from tdabench.attributors.sgld import Step
-from tdabench.attributors.token_room import require_room
-from tdabench.attributors.token_scores import make_recorder, score_sequences, score_tokens
+from tdabench.attributors.token_scores import (
+    make_recorder,
+    require_token_estimate,
+    sample_and_score_tokens,
+    score_sequences,
+    score_tokens,
+)
 from tdabench.attributors.traces import estimate_scores
 from tdabench.seeds import fork_generator, make_generator
 
@@ -109,9 +114,9 @@ class BIF:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
         require_memory(self.memory_gib)
-        for name, options in {"level": ("sequence", "token"), "token_estimate": ("traces", "online")}.items():
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}.")
+        require_token_estimate(self.token_estimate)
+        if self.level not in ("sequence", "token"):
+            raise ValueError(f"level must be sequence or token, got {self.level!r}.")
         require_sampler(self)
         require_patterns(self.restrict)
 
@@ -163,11 +168,7 @@ class BIF:
             Unsupported: If the problem has no tokens.
             ValueError: If memory or disk are too small for the scores, or every chain diverged.
         """
-        method = settle(self, problem, generator=generator)
-        make_recorder(method, problem)
-        require_room(method, problem)
-        chains = (method.sample_token_chain(problem, chain, generator=generator) for chain in range(method.chains))
-        return method.score_token_chains(chains, problem)
+        return sample_and_score_tokens(settle(self, problem, generator=generator), problem, generator=generator)
 
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from tdabench.attributors.base import Problem
 from tdabench.attributors.blocks import require_memory
-from tdabench.attributors.chains import chain_generator, record_chain
+from tdabench.attributors.chains import Measure, chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
 from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.sgld import Step
+from tdabench.attributors.token_scores import (
+    make_recorder,
+    require_token_estimate,
+    sample_and_score_tokens,
+    score_tokens,
+)
 from tdabench.attributors.traces import estimate_scores
 from tdabench.cost import phase
 
@@ -52,6 +58,8 @@ class LaplaceBIF:
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
         restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
+        token_estimate: Of tokens: ``traces`` or ``online``; the same numbers from another memory, see
+            ``tdabench.attributors.token_scores``.
     """
 
     draws: int
@@ -65,6 +73,7 @@ class LaplaceBIF:
     loss_batch_size: int | None = None
     memory_gib: float | None = None
     restrict: tuple[str, ...] | None = None
+    token_estimate: str = "traces"
 
     def __post_init__(self) -> None:
         for name, low in {"draws": 3, "chains": 1, "batch_size": 1, "microbatch": 1, "loss_batch_size": 1}.items():
@@ -74,6 +83,7 @@ class LaplaceBIF:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         require_estimate(self.estimate)
+        require_token_estimate(self.token_estimate)
         require_memory(self.memory_gib)
         require_patterns(self.restrict)
 
@@ -92,13 +102,34 @@ class LaplaceBIF:
         Raises:
             ValueError: If no gradient differs from zero, or one is not finite.
         """
-        return record_chain(
-            problem,
-            self._draw(problem, chain_generator(problem, chain, generator)),
-            draws=self.draws,
-            loss_batch_size=self.loss_batch_size,
-            description=f"BIF chain {chain + 1}/{self.chains}",
-        )
+        return self._record(problem, chain, generator)
+
+    def attribute_tokens(
+        self, problem: Problem, *, generator: torch.Generator
+    ) -> Float[Tensor, "query qpos train tpos"]:
+        """Score every training token for every query token, by the draws that ``attribute`` makes too.
+
+        Raises:
+            Unsupported: If the problem has no tokens.
+            ValueError: As ``attribute``; or if memory or disk are too small for the scores.
+        """
+        return sample_and_score_tokens(self, problem, generator=generator)
+
+    def sample_token_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Do what ``sample_chain`` does, and keep the tokens too; see ``tdabench.attributors.token_scores``."""
+        recorder = make_recorder(self, problem)
+        recorded = self._record(problem, chain, generator, measure=recorder.measure)
+        return {**recorded, **recorder.tensors()}
+
+    def score_token_chains(
+        self, chains: Iterable[dict[str, Tensor]], problem: Problem
+    ) -> Float[Tensor, "query qpos train tpos"]:
+        """Give the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
+
+        Raises:
+            ValueError: If every chain diverged.
+        """
+        return score_tokens(self, chains, problem, remedy=self._remedy, markov=False)
 
     def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
         """Keep the chains' traces, and give the covariance or correlation of the losses.
@@ -106,7 +137,23 @@ class LaplaceBIF:
         Raises:
             ValueError: If every chain diverged.
         """
-        return estimate_scores(self, chains, problem, remedy=f"lower amplitude ({self.amplitude})", markov=False)
+        return estimate_scores(self, chains, problem, remedy=self._remedy, markov=False)
+
+    @property
+    def _remedy(self) -> str:
+        return f"lower amplitude ({self.amplitude})"
+
+    def _record(
+        self, problem: Problem, chain: int, generator: torch.Generator, *, measure: Measure | None = None
+    ) -> dict[str, Tensor]:
+        return record_chain(
+            problem,
+            self._draw(problem, chain_generator(problem, chain, generator)),
+            draws=self.draws,
+            loss_batch_size=self.loss_batch_size,
+            description=f"BIF chain {chain + 1}/{self.chains}",
+            measure=measure,
+        )
 
     def _draw(self, problem: Problem, generator: torch.Generator) -> Iterator[Step]:
         model = restrict_model(problem.models[0], self.restrict)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tdabench.attributors.base import Examples, Problem, Unsupported, batches
 from tdabench.attributors.blocks import DRAWS, block_side, estimate_block, estimate_losses, parts
 from tdabench.attributors.estimators import StreamingCovariance
+from tdabench.attributors.token_room import require_room
 from tdabench.attributors.traces import has_converged, keep_traces, report_diverged
 from tdabench.examples import batch_size_of
 
@@ -25,6 +26,12 @@ from tdabench.examples import batch_size_of
 AT_A_TIME = 16
 # Memory of sequence scores from tokens, where no limit is told.
 DEFAULT_GIB = 1.0
+
+
+def require_token_estimate(token_estimate: str) -> None:
+    """Check the name of a way to estimate."""
+    if token_estimate not in ("traces", "online"):
+        raise ValueError(f"token_estimate must be traces or online, got {token_estimate!r}.")
 
 
 def make_recorder(settings: Any, problem: Problem) -> "TraceRecorder | SumRecorder":
@@ -39,8 +46,26 @@ def make_recorder(settings: Any, problem: Problem) -> "TraceRecorder | SumRecord
     return recorder(problem, draws=settings.draws, batch_size=settings.loss_batch_size)
 
 
+def sample_and_score_tokens(
+    method: Any, problem: Problem, *, generator: torch.Generator
+) -> Float[Tensor, "query qpos train tpos"]:
+    """Score tokens by the chains of a method, one after the other; that there is room is looked at first.
+
+    Args:
+        method: Its ``sample_token_chain`` and ``score_token_chains``.
+
+    Raises:
+        Unsupported: If the problem has no tokens.
+        ValueError: If memory or disk are too small for the scores, or every chain diverged.
+    """
+    make_recorder(method, problem)
+    require_room(method, problem)
+    chains = (method.sample_token_chain(problem, chain, generator=generator) for chain in range(method.chains))
+    return method.score_token_chains(chains, problem)
+
+
 def score_tokens(
-    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str
+    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool = True
 ) -> Float[Tensor, "query qpos train tpos"]:
     """Give ``settings.estimate`` of the losses of every pair of tokens; a token without a loss has 0.
 
@@ -48,18 +73,19 @@ def score_tokens(
         chains: As ``record_chain`` gives them with the recorder of the same settings; those that are made when they
             are asked for, one after the other, need the least memory.
         remedy: What to do against divergence.
+        markov: Whether a draw depends on the one before it; see ``estimate_scores``.
 
     Raises:
         Diverged: If every chain diverged (a ValueError).
     """
-    return _gather(settings, chains, problem, remedy=remedy).scores(settings, problem)
+    return _gather(settings, chains, problem, remedy=remedy, markov=markov).scores(settings, problem)
 
 
 def score_sequences(
     settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str
 ) -> Float[Tensor, "query train"]:
     """Give the sum of ``score_tokens`` over all pairs of tokens, without holding them all."""
-    return _gather(settings, chains, problem, remedy=remedy).summed(settings)
+    return _gather(settings, chains, problem, remedy=remedy, markov=True).summed(settings)
 
 
 @torch.no_grad()
@@ -201,7 +227,7 @@ def _sum_tokens(losses: dict[str, Tensor]) -> Float[Tensor, " example"]:
 
 
 def _gather(
-    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str
+    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool
 ) -> TokenTraces | TokenSums:
     """Collect the tokens of the chains that converged, and keep the traces of all chains' sequences."""
     gathered = TokenSums() if settings.token_estimate == "online" else TokenTraces()
@@ -211,6 +237,6 @@ def _gather(
         converged.append(has_converged(chain))
         if converged[-1]:
             gathered.add(chain, index)
-    keep_traces(settings, sequences, problem)
+    keep_traces(settings, sequences, problem, markov=markov)
     report_diverged(converged, remedy=remedy)
     return gathered

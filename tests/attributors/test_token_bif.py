@@ -12,16 +12,19 @@ from tdabench.attributors import bif, token_room, token_scores
 from tdabench.attributors.base import Attributor, Problem, TokenAttributor, Unsupported
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.blocks import block_side, least_memory
+from tdabench.attributors.bm25 import BM25
 from tdabench.attributors.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.run import AttributionWarning
 from tdabench.attributors.token_room import token_scores_bytes
-from tdabench.records import load_tensors
+from tdabench.records import load_record, load_tensors
 from tdabench.seeds import make_generator
 
 # Steps of 0.003 a parameter: losses move by far more than they are rounded.
 LANGUAGE = BIF(step_size=1e-5, inverse_temperature=100.0, localization=100.0, chains=2, draws=6, batch_size=3)
+LAPLACE = LaplaceBIF(draws=5, chains=2, batch_size=3, amplitude=5.0)
 estimated = pytest.mark.parametrize("estimate", ["covariance", "correlation"])
+each_method = pytest.mark.parametrize("method", [LANGUAGE, LAPLACE], ids=["sgld", "laplace"])
 kept = pytest.mark.parametrize("token_estimate", ["traces", "online"])
 
 
@@ -52,14 +55,15 @@ def test_scores_of_tokens_are_the_exact_stationary_covariances_of_quadratic_loss
 
 
 @kept
-def test_scores_of_tokens_sum_to_those_of_sequences(tmp_path, token_estimate):
+@each_method
+def test_scores_of_tokens_sum_to_those_of_sequences(tmp_path, method, token_estimate):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+    method = dataclasses.replace(method, token_estimate=token_estimate)
 
     by_token = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
 
     assert by_token.shape == (3, 6, 5, 8)
-    sequences = LANGUAGE.attribute(problem, generator=make_generator(0, "bif"))
+    sequences = method.attribute(problem, generator=make_generator(0, "bif"))
     assert (by_token.sum(dim=(1, 3)) - sequences).abs().max() < 1e-5 * sequences.abs().max()
 
 
@@ -168,9 +172,10 @@ def test_scores_within_a_memory_that_is_told_are_those_without_a_limit(tmp_path)
 
 
 @kept
-def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_path, token_estimate):
+@each_method
+def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_path, method, token_estimate):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+    method = dataclasses.replace(method, token_estimate=token_estimate)
 
     whole = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
     apart = method.score_token_chains(_sample_tokens(method, problem), problem)
@@ -178,13 +183,15 @@ def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_p
     assert torch.equal(apart, whole)
 
 
-def test_a_token_chain_is_the_chain_of_sequences_and_keeps_its_traces(tmp_path):
+@each_method
+def test_a_token_chain_is_the_chain_of_sequences_and_keeps_its_traces(tmp_path, method):
     problem = make_language_problem(tmp_path)
 
-    LANGUAGE.attribute_tokens(problem, generator=make_generator(0, "bif"))
+    method.attribute_tokens(problem, generator=make_generator(0, "bif"))
 
     traces = load_tensors(tmp_path / "traces.safetensors")
-    chain = LANGUAGE.sample_chain(problem, 1, generator=make_generator(0, "bif"))
+    assert load_record(tmp_path / "traces.safetensors")["markov"] == isinstance(method, BIF)
+    chain = method.sample_chain(problem, 1, generator=make_generator(0, "bif"))
     assert traces.keys() == chain.keys()
     for name in ("train", "query", "train_checkpoint"):
         torch.testing.assert_close(traces[name][1] if traces[name].ndim == 3 else traces[name], chain[name])
@@ -319,12 +326,13 @@ def test_a_setting_out_of_range_is_an_error(setting, message):
 
 def test_a_method_is_known_to_score_tokens_by_its_method():
     assert isinstance(LANGUAGE, TokenAttributor)
-    other = LaplaceBIF(draws=4, chains=2)
+    assert isinstance(LaplaceBIF(draws=4), TokenAttributor)
+    other = BM25()
     assert isinstance(other, Attributor)
     assert not isinstance(other, TokenAttributor)
 
 
-def _sample_tokens(method: BIF, problem: Problem) -> list[dict[str, torch.Tensor]]:
+def _sample_tokens(method: BIF | LaplaceBIF, problem: Problem) -> list[dict[str, torch.Tensor]]:
     return [
         method.sample_token_chain(problem, chain, generator=make_generator(0, "bif")) for chain in range(method.chains)
     ]
