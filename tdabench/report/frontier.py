@@ -46,15 +46,16 @@ def plot_frontier(
 
     A point is a method, in the mean over repeats, with its standard error (of one repeat, the bootstrap's interval).
     A thin line joins methods that differ in one number alone, a thick one follows a method's first draws, and the grey
-    steps are the best that is to be had at each price. A method without any pass costs nothing to speak of and is left
-    out.
+    steps are the best that is to be had at each price. A method without any pass costs nothing to speak of: it is a
+    dashed line if it is above chance, and left out otherwise.
 
     Args:
         null: The table of what chance reaches.
         methods: What each method is, for the lines.
     """
     table = make_frontier_table(lds, cost)
-    table = table[~(table["passes"] == 0)]
+    free = table["passes"] == 0
+    table, free = table[~free], table[free]
     grown = pd.DataFrame() if growth is None else growth[growth["repeat"] == "all"].dropna(subset=["lds"])
     measures = [name for name in MEASURES if table[name].notna().any()] or ["cpu_seconds"]
     sizes = sorted(table["train_size"].unique().tolist()) or [0]
@@ -67,7 +68,8 @@ def plot_frontier(
             part, own = table[table["train_size"] == size], grown[grown["train_size"] == size] if len(grown) else grown
             for axes, measure in zip(row, measures, strict=True):
                 _draw_bounds(axes, part, null, size)
-                labels[axes] = _draw_panel(axes, part, own, measure, styles, find_lines(methods))
+                best = _draw_free(axes, free[free["train_size"] == size], null, styles)
+                labels[axes] = _draw_panel(axes, part, own, measure, styles, find_lines(methods), best)
             row[0].set_ylabel("LDS")
             row[0].set_title(f"n = {size:,}", loc="left")
         for axes, measure in zip(panels[-1], measures, strict=True):
@@ -116,9 +118,29 @@ def _draw_bounds(axes: Axes, part: pd.DataFrame, null: pd.DataFrame | None, size
         axes.annotate("chance", (0.01, high), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
 
 
-def _draw_steps(axes: Axes, points: pd.DataFrame, measure: str) -> None:
+def _draw_free(
+    axes: Axes, free: pd.DataFrame, null: pd.DataFrame | None, styles: Mapping[str, Mapping[str, str]]
+) -> float:
+    """Draw a line at the LDS of each method that costs nothing and is above chance; give the best, at least zero."""
+    best = 0.0
+    for method, row in free.set_index("method").iterrows():
+        chance = 0.0
+        if null is not None:
+            of_method = (null["method"] == method) & (null["train_size"] == row["train_size"])
+            chance = np.nanmax([0.0, null.loc[of_method, "null_high"].astype(float).mean()])
+        if min(row["low"], row["lds"]) <= chance:
+            continue
+        style, best = styles[method], max(best, row["lds"])
+        axes.axhline(row["lds"], color=style["color"], linestyle=(0, (5, 2)), linewidth=1)
+        axes.annotate(f"{style['label']}, no pass", (0.01, row["lds"]), xycoords=("axes fraction", "data"), va="bottom",
+                      fontsize=7, color=style["color"])  # fmt: skip
+    return best
+
+
+def _draw_steps(axes: Axes, points: pd.DataFrame, measure: str, best: float) -> None:
     steps = points.astype(float).dropna().sort_values(measure)
-    axes.step(steps[measure], steps["lds"].cummax(), where="post", color="#dedede", linewidth=3.5, zorder=1.1)
+    best_so_far = steps["lds"].cummax().clip(lower=best)
+    axes.step(steps[measure], best_so_far, where="post", color="#dedede", linewidth=3.5, zorder=1.1)
 
 
 def _draw_panel(
@@ -128,8 +150,13 @@ def _draw_panel(
     measure: str,
     styles: Mapping[str, Mapping[str, str]],
     lines: Sequence[Sequence[str]],
+    best: float,
 ) -> tuple[list[Label], list[np.ndarray]]:
-    """Draw one panel; give the names that its points need, and its lines."""
+    """Draw one panel; give the names that its points need, and its lines.
+
+    Args:
+        best: LDS that costs nothing.
+    """
     shown = part[part[measure] > 0].set_index("method")
     curves, texts = [], {method: styles[method]["label"] for method in shown.index}
     for line in lines:
@@ -144,7 +171,8 @@ def _draw_panel(
                 for one, text in short.items()
                 if one != joined["lds"].idxmax() and len(text) < len(texts[one])
             }
-    _draw_steps(axes, pd.concat([shown[[measure, "lds"]], *([grown[[measure, "lds"]]] if len(grown) else [])]), measure)
+    points = pd.concat([shown[[measure, "lds"]], *([grown[[measure, "lds"]]] if len(grown) else [])])
+    _draw_steps(axes, points, measure, best)
     labels = []
     for method, rows in grown.groupby("method", sort=False) if len(grown) else ():
         rows = rows.astype({measure: float}).sort_values("draws")

@@ -82,10 +82,22 @@ def test_a_point_is_a_methods_mean_over_repeats_at_its_whole_cost(cost):
     assert {x for x, _ in _points(passes)} == {1500.0 + 1000 * place for place in range(7)}
 
 
-def test_a_method_that_makes_no_pass_is_left_out(cost):
-    for axes in _plot(cost).axes:
-        assert "random" not in [text.get_text() for text in axes.texts]
+@pytest.mark.parametrize("above", [False, True])
+def test_a_method_that_makes_no_pass_is_a_line_if_it_is_above_chance_and_left_out_otherwise(cost, above):
+    lds, null = make_lds(methods=METHODS), make_compared(methods=METHODS)["null"]
+    of_random = lds["method"] == "random"
+    lds.loc[of_random, ["lds", "low", "high", "standard_error"]] = [0.3, 0.28, 0.32, 0.01] if above else [0.01] * 4
+    null.loc[null["method"] == "random", "null_high"] = 0.05
+
+    for axes in plot_frontier(lds, cost, None, null, COMPONENTS).axes:
+        named = [text.get_text() for text in axes.texts if "random" in text.get_text()]
+        assert named == (["random, no pass"] if above else [])
         assert len(axes.containers) == len(METHODS) - 1
+        levels = {float(line.get_ydata()[0]) for line in axes.lines if line.get_linestyle() == "--"}
+        assert levels == ({0.3} if above else set())
+        # The best that is to be had at each price is at least what costs nothing.
+        steps = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+        assert steps.get_ydata().min() >= (0.3 if above else 0)
 
 
 def test_without_counted_passes_there_is_one_panel_a_size(cost):
