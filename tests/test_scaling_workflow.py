@@ -29,4 +29,4 @@ def test_every_method_is_a_job_at_every_size_and_nothing_is_trained_or_scored(tm
     expected = {"dataset": "1", "split": "1", "scale": "12", "project": "1", "report_of_scaling": "1"}
     assert counts == {**expected, "scaling_pythia": "1", "total": "17"}
     # One run with a limit of 30 minutes; at 14m, three.
-    assert set(re.findall(r"runtime=(\d+), mem_mb=9590", text)) == {"35", "95"}
+    assert set(re.findall(r"runtime=(\d+), mem_mb=18180", text)) == {"35", "95"}

@@ -1,7 +1,7 @@
 """Tables and figures of cost against model size."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ SCALING_COLUMNS = (
 TABLES = ("scaling", "scaling_fits", "scaling_predictions", "break_even")
 NUMBERS = SCALING_COLUMNS[8:18]
 GIB = 2.0**30
+# Share of a method's seconds from which its fit is shown apart.
+NOTABLE = 0.01
 # What a panel shows: quantity, label of its axis, and by what a number is divided.
 PANELS = (
     ("seconds", "wall-clock (s)", 1.0),
@@ -96,10 +98,13 @@ def plot_scaling(table: pd.DataFrame, fits: pd.DataFrame, predictions: pd.DataFr
     Args:
         table: Measured costs; those with that many queries are shown.
         fits: As ``tdabench.evaluation.costs.fit_costs`` gives them.
-        predictions: Of sizes that were not run: hollow marks.
+        predictions: Of sizes that were not run: hollow marks. Their intervals may leave the panel, which is as large as
+            what is measured and predicted.
     """
     fits, predictions = (frame[frame["against"] == "parameters"] for frame in (fits, predictions))
     known = table[(table["queries"] == queries) & table["seconds"].notna()]
+    fitted = _fitted_methods(known)
+    fits = fits[(fits["phase"] != "fit") | fits["method"].isin(fitted)]
     known = known.assign(host_bytes=known["peak_host_bytes"] - known["base_host_bytes"])
     styles = method_styles(table)
     panels = [panel for panel in PANELS if (known[panel[0]] > 0).any()] or PANELS[:1]
@@ -108,22 +113,39 @@ def plot_scaling(table: pd.DataFrame, fits: pd.DataFrame, predictions: pd.DataFr
         for axes, (quantity, label, unit) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
-            _draw_measured(axes, known, quantity, unit, styles)
+            _draw_measured(axes, known, quantity, unit, styles, fitted)
             _draw_predicted(axes, fits, predictions, quantity, unit, styles, known["parameters"])
             axes.set(xscale="log", yscale="log", xlabel="parameters of the model", ylabel=label)
-        figure.legend(handles=_legend(known, predictions, styles), loc="outside lower center", ncols=4)
+            _limit(axes)
+        figure.legend(handles=_legend(fitted, predictions, styles), loc="outside lower center", ncols=4)
         figure.suptitle(f"{table['experiment'].iloc[0]}: cost against model size", fontsize=9, x=0.01, ha="left")
     return figure
 
 
-def _draw_measured(axes: Axes, known: pd.DataFrame, quantity: str, unit: float, styles: Styles) -> None:
+def _fitted_methods(known: pd.DataFrame) -> list[str]:
+    """Give the methods whose fit is a hundredth of their seconds at some size; for others it is nothing to show."""
+    seconds = known.pivot_table(index=["method", "parameters"], columns="phase", values="seconds", aggfunc="sum")
+    share = seconds.get("fit", pd.Series(0.0, seconds.index)) / seconds.sum(axis=1)
+    return sorted(set(share[share >= NOTABLE].index.get_level_values("method")))
+
+
+def _limit(axes: Axes) -> None:
+    """Make a panel as high as its lines and marks, whatever the intervals."""
+    values = [value for line in axes.get_lines() for value in np.ravel(line.get_ydata()) if 0 < value < np.inf]
+    if values:
+        axes.set_ylim(min(values) / 3, max(values) * 3)
+
+
+def _draw_measured(
+    axes: Axes, known: pd.DataFrame, quantity: str, unit: float, styles: Styles, fitted: Sequence[str]
+) -> None:
     """Draw each method's cost in all, filled, and beside it the seconds of its fit, smaller."""
     run = ["method", "parameters", "repeat"]
     how = "sum" if quantity in ("seconds", "disk_bytes") else "max"
     total = known.groupby(run, as_index=False)[quantity].agg(how)
     for method, rows in total[total[quantity] > 0].groupby("method", sort=False):
         axes.plot(rows["parameters"], rows[quantity] / unit, linestyle="none", **_look(styles[method]))
-    fit = known[(known["phase"] == "fit") & (known["seconds"] > 0)]
+    fit = known[(known["phase"] == "fit") & known["method"].isin(fitted)]
     if quantity == "seconds":
         for method, rows in fit.groupby("method", sort=False):
             look = _look(styles[method]) | {"markersize": 3, "alpha": 0.6}
@@ -179,10 +201,10 @@ def _look(style: Mapping[str, str]) -> dict[str, Any]:
     return {"color": style["color"], "marker": style["marker"]}
 
 
-def _legend(known: pd.DataFrame, predictions: pd.DataFrame, styles: Styles) -> list[Line2D]:
+def _legend(fitted: Sequence[str], predictions: pd.DataFrame, styles: Styles) -> list[Line2D]:
     grey = {"color": "#404040", "linewidth": 1.0}
     lines = [Line2D([], [], linestyle="-", label=style["label"], **_look(style)) for style in styles.values()]
-    if (known["phase"] == "fit").any():
+    if fitted:
         lines.append(Line2D([], [], linestyle=":", marker="o", markersize=3, label="its fit alone", **grey))
     if len(predictions):
         lines.append(Line2D([], [], linestyle="--", marker="o", markerfacecolor="white", label="predicted", **grey))

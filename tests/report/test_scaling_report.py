@@ -100,6 +100,35 @@ def test_the_figure_has_a_panel_for_each_cost_and_hollow_marks_for_what_is_predi
     _draw(figure)
 
 
+def test_a_fit_of_next_to_nothing_is_not_drawn():
+    def small(method, phase):
+        return (table["method"] == method) & (table["phase"] == phase)
+
+    table = TABLE.copy()
+    table.loc[small("ekfac", "fit"), "seconds"] = 0.001
+    fits = fit_costs(table, **SETTINGS)
+    dotted = [
+        [line for line in plot_scaling(*shown, PREDICTIONS, 18).axes[0].lines if line.get_linestyle() == ":"]
+        for shown in ((TABLE, FITS), (table, fits))
+    ]
+
+    assert [len(lines) > 0 for lines in dotted] == [True, False]
+    assert ":" not in [
+        line.get_linestyle() for line in plot_scaling(table, fits, PREDICTIONS, 18).legends[0].get_lines()
+    ]
+
+
+def test_an_interval_without_end_does_not_flatten_what_is_measured():
+    wide = PREDICTIONS.assign(
+        predicted_low=PREDICTIONS["predicted"] / 1e9, predicted_high=PREDICTIONS["predicted"] * 1e9
+    )
+
+    for shown, plain in zip(
+        plot_scaling(TABLE, FITS, wide, 18).axes, plot_scaling(TABLE, FITS, PREDICTIONS, 18).axes, strict=True
+    ):
+        assert shown.get_ylim() == plain.get_ylim()
+
+
 def test_a_figure_without_any_cost_can_be_drawn():
     lost = make_scaling_table([make_run("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
 
