@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, LossFn, batches, copy_model, num_examples
+from tdabench.attributors.base import Examples, LossFn, batches, copy_model, num_examples, take
 from tdabench.attributors.sgld import Step, draw_batch, flatten_parameters
 
 
@@ -21,7 +21,8 @@ class LocalCurvature:
         scale: :math:`D^{-1/2}`.
         basis: Orthonormal directions of the scaled parameters.
         eigenvalues: Of the scaled Fisher along each direction.
-        mean_eigenvalue: Trace of the scaled Fisher divided by the number of examples that it has.
+        mean_eigenvalue: Trace of the scaled Fisher divided by the number of examples that it has; of a Fisher of
+            tokens, the mean of ``eigenvalues``.
     """
 
     scale: Float[Tensor, " parameter"]
@@ -40,6 +41,7 @@ def measure_curvature(
     microbatch: int | None = None,
     metric_damping: float,
     generator: torch.Generator,
+    token_loss: LossFn | None = None,
 ) -> LocalCurvature:
     r"""Measure the local curvature from ``directions`` randomly signed minibatch gradients.
 
@@ -48,12 +50,17 @@ def measure_curvature(
 
     with :math:`F` the empirical Fisher: no per-sample gradient is ever made.
 
+    With ``token_loss``, the space and :math:`D` are the same, and the Fisher within it is that of tokens, from as many
+    more gradients whose signs are of tokens: a token's gradient has mean zero given the text before it, so that
+    the curvature of a row's loss is the sum of its tokens' and not the square of their sum.
+
     Args:
         directions: Number of gradients. Fewer directions come back if they are linearly dependent.
         batch_size: Examples of each gradient.
         microbatch: Most of them in memory at once; None: all of them.
         metric_damping: Added to the diagonal Fisher, relative to its mean over each parameter tensor.
         generator: The stream of minibatches and signs.
+        token_loss: Gives every token's loss (example, position); None for a Fisher of whole examples.
 
     Raises:
         ValueError: If no parameter requires a gradient, all gradients are zero, or one is not finite.
@@ -61,17 +68,23 @@ def measure_curvature(
     model = copy_model(model)
     position, gradient = flatten_parameters(model)
     wide = torch.promote_types(position.dtype, torch.float32)
+
+    def signed_gradients(loss: LossFn, shape: tuple[int, ...]) -> Iterator[Float[Tensor, " parameter"]]:
+        for _ in range(directions):
+            batch = draw_batch(reference, batch_size, generator=generator)
+            count = num_examples(batch)
+            signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
+            gradient.zero_()
+            size = microbatch or count
+            for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
+                with torch.enable_grad():
+                    losses = loss(model, part)
+                    ((losses * part_signs.to(losses)).sum() / count**0.5).backward()
+            yield gradient.to(wide)
+
     gradients = torch.empty(directions, len(position), device=position.device, dtype=wide)
-    for row in gradients:
-        batch = draw_batch(reference, batch_size, generator=generator)
-        count = num_examples(batch)
-        signs = torch.randint(2, (count,), generator=generator, device=generator.device) * 2.0 - 1.0
-        gradient.zero_()
-        for part, part_signs in zip(batches(batch, microbatch or count), signs.split(microbatch or count), strict=True):
-            with torch.enable_grad():
-                losses = loss(model, part)
-                (losses @ part_signs.to(losses) / count**0.5).backward()
-        row.copy_(gradient)
+    for row, signed in zip(gradients, signed_gradients(loss, ()), strict=True):
+        row.copy_(signed)
     scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
     gradients *= scale
     gram = (gradients @ gradients.T).double()
@@ -82,12 +95,21 @@ def measure_curvature(
     if not eigenvalues[-1] > 0:
         raise ValueError("Every gradient at the checkpoint is zero: there is no local curvature to sample from.")
     basis = (vectors[:, kept] / eigenvalues[kept].sqrt()).T.to(gradients.dtype) @ gradients
-    trace = gram.trace().item() / directions
+    if token_loss is None:
+        mean = gram.trace().item() / directions / num_examples(reference)
+        return LocalCurvature(
+            scale=scale, basis=basis, eigenvalues=eigenvalues[kept] / directions, mean_eigenvalue=mean
+        )
+    del gradients
+    with torch.no_grad():
+        shape = token_loss(model, take(reference, slice(1))).shape[1:]
+    projected = torch.stack([basis @ (signed * scale) for signed in signed_gradients(token_loss, shape)]).double()
+    eigenvalues, vectors = torch.linalg.eigh(projected.T @ projected / directions)
     return LocalCurvature(
         scale=scale,
-        basis=basis,
-        eigenvalues=eigenvalues[kept] / directions,
-        mean_eigenvalue=trace / num_examples(reference),
+        basis=vectors.T.to(basis) @ basis,
+        eigenvalues=eigenvalues.clamp_min(0),
+        mean_eigenvalue=eigenvalues.mean().item(),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.base import Problem
+from tdabench.attributors.base import Problem, Unsupported
 from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.chains import Measure, chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
@@ -58,6 +58,10 @@ class LaplaceBIF:
         memory_gib: Most memory of the estimate in GiB, beside the losses; None for no limit. Scores that don't fit are
             made in blocks, and lie on disk.
         restrict: Which parameters move, by patterns of names (see ``restriction.restrict_model``); null: all.
+        curvature: Whose Fisher the posterior has: that of whole examples (``example``) or, of a language model, that of
+            tokens (``token``), which takes twice the gradients. ``localization`` is then relative to the mean
+            eigenvalue in the draws' space, and ``amplitude`` what a row would move by if its tokens moved
+            independently.
         token_estimate: Of tokens: ``traces`` or ``online``; the same numbers from another memory, see
             ``tdabench.attributors.token_scores``.
     """
@@ -73,6 +77,7 @@ class LaplaceBIF:
     loss_batch_size: int | None = None
     memory_gib: float | None = None
     restrict: tuple[str, ...] | None = None
+    curvature: str = "example"
     token_estimate: str = "traces"
 
     def __post_init__(self) -> None:
@@ -82,6 +87,8 @@ class LaplaceBIF:
         for name in ("localization", "metric_damping", "amplitude"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
+        if self.curvature not in ("example", "token"):
+            raise ValueError(f"curvature must be example or token, got {self.curvature!r}.")
         require_estimate(self.estimate)
         require_token_estimate(self.token_estimate)
         require_memory(self.memory_gib)
@@ -156,6 +163,8 @@ class LaplaceBIF:
         )
 
     def _draw(self, problem: Problem, generator: torch.Generator) -> Iterator[Step]:
+        if self.curvature == "token" and problem.token_loss is None:
+            raise Unsupported("curvature: token needs a language model: this problem has no token_loss")
         model = restrict_model(problem.models[0], self.restrict)
         with phase("fit"):
             curvature = measure_curvature(
@@ -167,6 +176,7 @@ class LaplaceBIF:
                 microbatch=self.microbatch,
                 metric_damping=self.metric_damping,
                 generator=generator,
+                token_loss=problem.token_loss if self.curvature == "token" else None,
             )
             variances = posterior_variances(curvature, localization=self.localization, amplitude=self.amplitude)
         yield from sample_laplace(model, curvature, variances, draws=self.draws, generator=generator)

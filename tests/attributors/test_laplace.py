@@ -138,6 +138,36 @@ def test_curvature_is_the_eigendecomposition_of_the_scaled_second_moment_of_its_
     assert curvature.mean_eigenvalue == pytest.approx(scaled.trace().item() / 50, rel=1e-5)
 
 
+def test_a_curvature_of_tokens_is_the_sum_over_tokens_in_the_space_that_examples_span():
+    # Two of a row's three tokens cancel in its loss, and the third is small.
+    slopes = torch.randn(40, 3, 6, generator=make_generator(0, "examples")) * torch.tensor([1.0, 1.0, 0.2])[:, None]
+    slopes[:, 1] = -0.9 * slopes[:, 0]
+    model, examples = Linear(torch.zeros(6)), {"slope": slopes}
+
+    def token_loss(model: nn.Module, examples: Examples) -> Tensor:
+        return model(examples["slope"].flatten(0, 1)).view(-1, 3)
+
+    def measure(**options) -> LocalCurvature:
+        return measure_curvature(
+            model, lambda model, examples: token_loss(model, examples).sum(dim=1), examples, directions=3000,
+            batch_size=40, metric_damping=0.1, generator=make_generator(0, "curvature"), **options,
+        )  # fmt: skip
+
+    of_rows, of_tokens = measure(), measure(token_loss=token_loss)
+
+    torch.testing.assert_close(of_tokens.scale, of_rows.scale)
+    torch.testing.assert_close(of_tokens.basis @ of_tokens.basis.T, torch.eye(6), rtol=0, atol=1e-5)
+    scaled = slopes * of_tokens.scale
+    expected = torch.einsum("ntp,ntq->pq", scaled, scaled).double() / 40
+    basis = of_tokens.basis.double()
+    found = basis.T @ of_tokens.eigenvalues.diag() @ basis
+    # A mean of 3,000 products of sums of 120 terms with random signs.
+    assert (found - expected).norm() < 4 * expected.norm() * math.sqrt(6 / 3000)
+    assert of_tokens.mean_eigenvalue == pytest.approx(expected.trace().item() / 6, rel=0.1)
+    rows = of_rows.basis.double()
+    assert (rows.T @ of_rows.eigenvalues.diag() @ rows - expected).norm() > 0.5 * expected.norm()
+
+
 def test_linearly_dependent_gradients_give_as_many_directions_as_they_span():
     slopes = torch.randn(4, 20, generator=make_generator(0, "examples"))
     model = Linear(torch.zeros(20))

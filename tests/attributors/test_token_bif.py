@@ -24,7 +24,10 @@ from tdabench.seeds import make_generator
 LANGUAGE = BIF(step_size=1e-5, inverse_temperature=100.0, localization=100.0, chains=2, draws=6, batch_size=3)
 LAPLACE = LaplaceBIF(draws=5, chains=2, batch_size=3, amplitude=5.0)
 estimated = pytest.mark.parametrize("estimate", ["covariance", "correlation"])
-each_method = pytest.mark.parametrize("method", [LANGUAGE, LAPLACE], ids=["sgld", "laplace"])
+LAPLACE_OF_TOKENS = dataclasses.replace(LAPLACE, curvature="token")
+each_method = pytest.mark.parametrize(
+    "method", [LANGUAGE, LAPLACE, LAPLACE_OF_TOKENS], ids=["sgld", "laplace", "laplace of tokens"]
+)
 kept = pytest.mark.parametrize("token_estimate", ["traces", "online"])
 
 
@@ -322,6 +325,24 @@ def test_a_problem_without_tokens_is_not_supported(tmp_path, ask):
 def test_a_setting_out_of_range_is_an_error(setting, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         dataclasses.replace(LANGUAGE, **setting)
+
+
+@pytest.mark.parametrize("ask", ["attribute_tokens", "attribute"])
+def test_a_curvature_of_tokens_needs_tokens(tmp_path, ask):
+    problem = dataclasses.replace(make_language_problem(tmp_path), token_loss=None)
+
+    with pytest.raises(Unsupported, match="need"):
+        getattr(LAPLACE_OF_TOKENS, ask)(problem, generator=make_generator(0, "bif"))
+
+
+def test_gradients_of_tokens_in_parts_give_the_same_draws(tmp_path):
+    problem = make_language_problem(tmp_path)
+    whole, parts = (
+        dataclasses.replace(LAPLACE_OF_TOKENS, microbatch=size).attribute(problem, generator=make_generator(0, "bif"))
+        for size in (None, 2)
+    )
+
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4 * whole.abs().max().item())
 
 
 def test_a_method_is_known_to_score_tokens_by_its_method():
