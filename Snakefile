@@ -38,11 +38,10 @@ def settings_of(stage):
     return settings
 
 
-def dataset_settings(wildcards):
-    """Give the settings of the data and the hashes of files that they name: an edited text is tokenised anew."""
+def named_files(wildcards):
+    """Give the hashes of the files that the data's settings name: an edited text is tokenised anew."""
     source = load_experiment(f"experiments/{wildcards.experiment}.yaml").data.component
-    named = hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")))
-    return settings_of("dataset")(wildcards) + "".join(f" {path}: {found}" for path, found in named.items())
+    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")))
 
 
 def every(pattern, methods=None, when=None):
@@ -230,7 +229,8 @@ rule dataset:
         mem_mb=needs_of("dataset", "mem_mb"),
         runtime=needs_of("dataset", "runtime"),
     params:
-        settings=dataset_settings,
+        settings=settings_of("dataset"),
+        files=named_files,
     shell:
         "tdabench dataset {input.experiment} --output {output} 2>&1 | tee {log}"
 

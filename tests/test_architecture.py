@@ -244,6 +244,13 @@ def test_every_rule_has_settings_in_the_experiment(rule):
     assert settings.startswith("{")
 
 
+def test_no_two_modules_of_tests_share_a_name():
+    # Their folders are all on the path: of two, one is imported for both.
+    names = [path.name for path in (REPOSITORY / "tests").rglob("*.py") if path.name != "conftest.py"]
+
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_snakefile_has_no_logic_and_names_no_method():
     text = (REPOSITORY / "Snakefile").read_text(encoding="utf-8")
     methods = load_experiment(REPOSITORY / "experiments" / "lds_digits.yaml").methods

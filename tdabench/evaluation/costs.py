@@ -22,6 +22,17 @@ TIMES = ("seconds", "cpu_seconds")
 AGAINST = ("parameters", "tracked_parameters")
 TOTAL = "total"
 
+FIT_COLUMNS = (
+    "method", "phase", "quantity", "draws", "against", "exponent", "low", "high", "coefficient", "sizes", "held_out",
+    "predicted", "predicted_low", "predicted_high", "measured",
+)  # fmt: skip
+PREDICTION_COLUMNS = (
+    "method", "size", "parameters", "tracked_parameters", "phase", "quantity", "draws", "against", "predicted",
+    "predicted_low", "predicted_high",
+)  # fmt: skip
+BREAK_EVEN_COLUMNS = (
+    "size", "parameters", "method", "other", "draws", "quantity", "predicted", "measured", "low", "high", "verdict",
+)  # fmt: skip
 RUN = ["method", "size", "parameters", "tracked_parameters", "queries", "repeat"]
 
 
@@ -55,11 +66,6 @@ def fit_costs(table: pd.DataFrame, *, queries: int, draws: int | None, confidenc
         queries: Number of queries of the runs that are fitted.
         draws: Fit also what so many draws would take.
     """
-    columns = [
-        "method", "phase", "quantity", "draws", "against", "exponent", "low", "high", "coefficient", "sizes",
-        "held_out", "predicted",
-        "predicted_low", "predicted_high", "measured",
-    ]  # fmt: skip
     rows = []
     for place, rows_of, against in _series(table, queries, draws):
         sizes, costs = (rows_of[column].astype(float).tolist() for column in (against, place["quantity"]))
@@ -76,7 +82,7 @@ def fit_costs(table: pd.DataFrame, *, queries: int, draws: int | None, confidenc
             row |= {"held_out": largest["size"].iloc[0], "measured": largest[place["quantity"]].mean()}
             row |= {"predicted": found.value, "predicted_low": found.low, "predicted_high": found.high}
         rows.append(row)
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
 
 
 def predict_costs(
@@ -88,10 +94,6 @@ def predict_costs(
         table: As ``make_scaling_table`` gives it.
         unseen: ``method``, ``size``, ``parameters`` and ``tracked_parameters`` of what is predicted.
     """
-    columns = [
-        "method", "size", "parameters", "tracked_parameters", "phase", "quantity", "draws", "against", "predicted",
-        "predicted_low", "predicted_high",
-    ]  # fmt: skip
     rows = []
     for place, rows_of, against in _series(table, queries, draws):
         sizes, costs = (rows_of[column].astype(float).tolist() for column in (against, place["quantity"]))
@@ -103,7 +105,7 @@ def predict_costs(
                 found = law.predict(float(size[against]), confidence)
                 told = {"predicted": found.value, "predicted_low": found.low, "predicted_high": found.high}
                 rows.append({**size, **place, "against": against, **told})
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
 def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
@@ -113,9 +115,6 @@ def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
     between two numbers of queries that were run, ``low`` and ``high``. With other draws than were made, only a
     prediction is to be had.
     """
-    columns = [
-        "size", "parameters", "method", "other", "draws", "quantity", "predicted", "measured", "low", "high", "verdict",
-    ]  # fmt: skip
     fitted = table.loc[(table["phase"] == "fit") & (table["seconds"] > 0), "method"].unique()
     rows = []
     for made in (None, draws) if draws else (None,):
@@ -130,7 +129,7 @@ def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
             for quantity in TIMES:
                 found = _break_even(*pair, quantity, is_measured=made is None)
                 rows.append({**place, "quantity": quantity, **found})
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=list(BREAK_EVEN_COLUMNS))
 
 
 def _break_even(fitted: pd.DataFrame, other: pd.DataFrame, quantity: str, *, is_measured: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pytest
 from made_up import GRID, make_tables
 
 from tdabench import report
+from tdabench.evaluation import costs
 from tdabench.report.columns import HEADERS, INTERVALS, PLAIN, header_of
 
 KNOWN = {*HEADERS, *PLAIN, *(f"{prefix}{end}" for prefix in INTERVALS for end in ("low", "high"))}
@@ -15,6 +16,7 @@ def constants_of_columns() -> dict[str, tuple[str, ...]]:
     modules = [
         importlib.import_module(f"tdabench.report.{found.name}") for found in pkgutil.iter_modules(report.__path__)
     ]
+    modules.append(costs)  # whose tables the report gets as they are
     return {
         name: getattr(module, name)
         for module in modules
