@@ -14,6 +14,7 @@ from tdabench.config import load_experiment
 from tdabench.files import hash_named_files
 from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of, scaling_needs_of
+from tdabench.records import load_record
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
 EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
@@ -39,9 +40,14 @@ def settings_of(stage):
 
 
 def named_files(wildcards):
-    """Give the hashes of the files that the data's settings name: an edited text is tokenised anew."""
+    """Give the hashes of the files that the data's settings name: an edited text is tokenised anew.
+
+    A file that is not there is no change: its hash is the one that the dataset was made from.
+    """
     source = load_experiment(f"experiments/{wildcards.experiment}.yaml").data.component
-    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")))
+    made = Path("results", wildcards.experiment, "dataset.safetensors")
+    known = load_record(made).get("files", {}) if made.is_file() else {}
+    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")), known)
 
 
 def every(pattern, methods=None, when=None):

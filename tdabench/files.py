@@ -70,15 +70,26 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_named_files(settings: Mapping[str, Any], root: Path) -> dict[str, str]:
+def hash_named_files(settings: Mapping[str, Any], root: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Give the hash of every file below a folder that a setting names, by its path; of a folder, its tokenizer's files.
 
     Args:
-        settings: Texts, and sequences of them; what is no file's name counts for nothing.
+        settings: Texts, and sequences of them; what is no name of a file that can be read counts for nothing.
+        known: Hashes of before, for what the settings name and is not there.
     """
     values = [value if isinstance(value, list | tuple) else [value] for value in settings.values()]
-    names = [name for value in values for name in value if isinstance(name, str) and name.strip("./")]
-    folders = [name for name in names if os.path.isdir(root / name)]
-    names += [f"{name}/{file}" for name in folders for file in sorted(os.listdir(root / name)) if "tokenizer" in file]
-    # os.path and not pathlib: a text that is no path at all is no error.
-    return {name: hash_file(root / name) for name in names if os.path.isfile(root / name)}
+    texts = [text for value in values for text in value if isinstance(text, str) and text.strip("./")]
+    found = {}
+    for text in texts:
+        # os.path and not pathlib: a text that is no path at all is no error.
+        names = [text] if os.path.isfile(root / text) else []
+        if os.path.isdir(root / text):
+            names = [f"{text}/{file}" for file in sorted(os.listdir(root / text)) if "tokenizer" in file]
+        if not os.path.exists(root / text):
+            found |= {name: old for name, old in (known or {}).items() if name == text or name.startswith(f"{text}/")}
+        found |= {name: hash_file(root / name) for name in names if _can_be_read(root / name)}
+    return found
+
+
+def _can_be_read(path: Path) -> bool:
+    return os.path.isfile(path) and os.access(path, os.R_OK)

@@ -6,6 +6,7 @@ import multiprocessing.connection
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import psutil
@@ -66,8 +67,17 @@ def _call(sender: multiprocessing.connection.Connection, function: Callable[...,
     except (OutOfMemory, MemoryError) as error:
         sent = (f"out of memory: {error}", None)
     except Exception as error:  # raised again, on the other side
-        sent = ("raised", error)
+        sent = ("raised", _sendable(error))
     sender.send(sent)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Give an error that survives the way to another process: its text, where it doesn't itself."""
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _wait(

@@ -20,3 +20,7 @@ def test_files_that_settings_name_are_hashed_and_other_texts_are_not(tmp_path):
     found = hash_named_files(settings, tmp_path)
 
     assert found == {name: hash_file(tmp_path / name) for name in ("story.txt", "letters/tokenizer.json")}
+    # Without the data, what was known is kept; not of what is no longer named.
+    known = {**found, "absent.txt": "1", "former.txt": "2"}
+    assert hash_named_files(settings, tmp_path / "nowhere", known) == {**found, "absent.txt": "1"}
+    assert hash_named_files(settings, tmp_path, {**known, "story.txt": "3"}) == {**found, "absent.txt": "1"}

@@ -670,6 +670,9 @@ def test_a_text_that_is_edited_is_tokenised_again(tmp_path):
 
     place.write("data/other.txt", "No setting names it.")
     assert place.plan() == before
+    (place.path / "data").rename(place.path / "elsewhere")  # as if TDABENCH_DATA had been forgotten
+    assert place.plan() == before
+    (place.path / "elsewhere").rename(place.path / "data")
     place.write("data/story.txt", place.read("data/story.txt").replace("Line 7 ", "Line seven "))
     assert place.plan() - before == {"dataset"}
 

@@ -134,7 +134,8 @@ class Landscape:
         sums = [torch.zeros_like(direction), torch.zeros_like(direction)]
         squares, slopes = [0.0, 0.0], []
         for batch in batches(take(self.examples, slice(number * size)), size):
-            found = [vector / size for vector in self._differentiate(batch, direction)]
+            parts = [self._differentiate(part, direction) for part in batches(batch, self.batch_size)]
+            found = [sum(vectors) / size for vectors in zip(*parts, strict=True)]
             slopes.append((found[0] @ direction).item())
             for index, vector in enumerate(found):
                 sums[index] += vector

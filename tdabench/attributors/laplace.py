@@ -75,7 +75,7 @@ def measure_curvature(
             count = num_examples(batch)
             signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
             gradient.zero_()
-            size = microbatch or count
+            size = min(microbatch or count, count)
             for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
                 with torch.enable_grad():
                     losses = loss(model, part)

@@ -62,7 +62,8 @@ class Walker:
         batch = draw_batch(self.reference, self.batch_size, generator=self.generator)
         count = num_examples(batch)
         self.gradient.zero_()
-        minibatch_loss = torch.zeros((), dtype=self.position.dtype, device=self.position.device)
+        wide = torch.promote_types(self.position.dtype, torch.float32)
+        minibatch_loss = torch.zeros((), dtype=wide, device=self.position.device)
         for part in batches(batch, self.microbatch or count):
             with torch.enable_grad():
                 part_loss = self.loss(self.model, part).mean() * (num_examples(part) / count)

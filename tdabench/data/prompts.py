@@ -24,10 +24,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file of queries {path}.")
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not valid UTF-8 at byte {error.start:,}: save it as UTF-8.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     queries = content.get("queries") if isinstance(content, dict) else None
     if not isinstance(queries, list) or not queries:

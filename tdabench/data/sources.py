@@ -23,6 +23,8 @@ class TextFiles(Rows):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.files or self.test_files == ():
+            raise ValueError("data.options.files and test_files must name a file at least, where they are given.")
         try:
             groups = 0 if self.separator is None else re.compile(self.separator).groups
         except re.error as error:
@@ -143,7 +145,7 @@ def read_text(path: Path) -> str:
     if not content.strip():
         raise ValueError(f"The text file {path} is empty.")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte {error.start:,} is {content[error.start]:#04x}. "

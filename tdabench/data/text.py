@@ -15,6 +15,9 @@ from tdabench.data.prompts import encode_prompts, read_prompts
 from tdabench.data.tokenizers import Tokenizer, Tokens, choose_tokenizer, tokenizer_bytes
 from tdabench.examples import IGNORED
 
+# What nobody means: the memory that a tokenizer or a row would take is reserved before it is filled.
+MOST_TOKENS, LONGEST = 2**20, 2**17
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextData:
@@ -113,8 +116,14 @@ class Rows:
             )
         if self.shortest is not None and not 2 <= self.shortest <= self.length:
             raise ValueError(f"data.options.shortest must lie in 2 to length ({self.length}), got {self.shortest}.")
-        if self.vocabulary < 257:
-            raise ValueError(f"data.options.vocabulary must be above the 256 bytes, got {self.vocabulary}.")
+        if not 257 <= self.vocabulary <= MOST_TOKENS:
+            raise ValueError(
+                f"data.options.vocabulary must be above the 256 bytes and at most {MOST_TOKENS:,}, "
+                f"got {self.vocabulary}."
+            )
+        for name in ("length", "prompt_length"):
+            if (getattr(self, name) or 0) > LONGEST:
+                raise ValueError(f"data.options.{name} must be at most {LONGEST:,}, got {getattr(self, name)}.")
         if not 0 <= self.pretraining < 1:
             raise ValueError(f"data.options.pretraining must lie in [0, 1), got {self.pretraining}.")
         if self.test_every < 2:

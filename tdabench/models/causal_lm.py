@@ -107,6 +107,22 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     return described
 
 
+def check_positions(model: nn.Module, positions: int) -> None:
+    """Check that a model has positions for a row; one whose config names no limit has none.
+
+    Raises:
+        ValueError: If the row is longer.
+    """
+    config = getattr(model, "config", None)
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    limit = next((value for value in limits if isinstance(value, int) and value > 0), positions)
+    if positions > limit:
+        raise ValueError(
+            f"The longest row or query has {positions:,} tokens and the model {limit:,} positions: lower "
+            "data.options.length or prompt_length, or for random weights raise model.positions."
+        )
+
+
 def check_vocabulary(vocabulary: int, tokens: int) -> None:
     """Check that a model knows every token of a tokenizer; a vocabulary that is padded to more is fine.
 

@@ -168,6 +168,16 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
             f"The weights in {folder} don't fit its config.json: {len(wrong)} tensors are missing or of another shape, "
             f"such as {min(wrong)}."
         )
+    # Buffers that older versions saved are no weights.
+    more = [key for key in report["unexpected_keys"] if key.endswith((".weight", ".bias")) and "rotary" not in key]
+    if more:
+        raise ValueError(
+            f"The weights in {folder} don't fit its config.json: {len(more)} tensors have no place in the model, such "
+            f"as {min(more)}."
+        )
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        raise ValueError(f"The weights in {folder} are NaN or infinite in {len(broken)} tensors, such as {broken[0]}.")
     _check_causal(model.eval(), folder)
     return model
 

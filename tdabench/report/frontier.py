@@ -54,11 +54,11 @@ def plot_frontier(
         methods: What each method is, for the lines.
     """
     table = make_frontier_table(lds, cost)
+    sizes = sorted(table["train_size"].unique().tolist()) or [0]
     free = table["passes"] == 0
     table, free = table[~free], table[free]
     grown = pd.DataFrame() if growth is None else growth[growth["repeat"] == "all"].dropna(subset=["lds"])
     measures = [name for name in MEASURES if table[name].notna().any()] or ["cpu_seconds"]
-    sizes = sorted(table["train_size"].unique().tolist()) or [0]
     styles = method_styles(lds)
     with rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 5.2 * len(measures), 0.7 + 4.1 * len(sizes)), layout="constrained")

@@ -94,7 +94,7 @@ class Bench:
 
         model = self.factory.start(self.reference, generator=generator).to(self.device)
         if self.pretrained is None:  # else `pretrain` looked
-            require_vocabulary(model, self.data)
+            require_room_for(model, self.data)
         recipe = self.experiment.training
         run_recipe(model, examples, recipe, generator=generator, warmup=self.warmup, description=description)
         return model
@@ -176,14 +176,20 @@ def build_random(builder: Any, examples: Examples, *, generator: torch.Generator
     return builder.build(inputs_of(examples), generator=generator)
 
 
-def require_vocabulary(model: nn.Module, data: Data) -> None:
-    """Check that a model knows every token of the tokenizer."""
+def require_room_for(model: nn.Module, data: Data) -> None:
+    """Check that a model knows every token of the tokenizer, and has positions for the longest row or query.
+
+    Raises:
+        ValueError: If it does not.
+    """
     give = getattr(model, "get_input_embeddings", None)  # transformers' models have it
     if isinstance(data, TextData) and give is not None:
         from tdabench.data.tokenizers import restore_tokenizer
-        from tdabench.models.causal_lm import check_vocabulary
+        from tdabench.models.causal_lm import check_positions, check_vocabulary
 
         check_vocabulary(give().num_embeddings, restore_tokenizer(data.tokenizer).get_vocab_size())
+        tokens = [values for name, values in data.tensors().items() if name.endswith("_tokens")]
+        check_positions(model, max(values.shape[1] for values in tokens))
 
 
 def load_data(path: Path) -> Data:

@@ -13,7 +13,7 @@ from tdabench.data.base import Data
 from tdabench.devices import choose_device
 from tdabench.records import make_record, save_tensors
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import build_random, load_data, require_vocabulary
+from tdabench.stages.bench import build_random, load_data, require_room_for
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     with measure_cost(choose_device(arguments.device)) as cost:
         if experiment.pretraining == "published":
             model = builder.fetch(arguments.data)
-            require_vocabulary(model, data)
+            require_room_for(model, data)
         else:
             model = _train(experiment, data, builder, choose_device(arguments.device))
     settings = {"data": experiment.data, "model": experiment.model, "pretraining": experiment.pretraining}
@@ -51,7 +51,7 @@ def _train(experiment: Experiment, data: Data, builder: Any, device: torch.devic
     examples = data.examples("pretraining", torch.arange(count), device)
     generator = make_generator(experiment.seed, "pretrain")
     model = build_random(builder, examples, generator=generator).to(device)
-    require_vocabulary(model, data)
+    require_room_for(model, data)
     train(model, examples, experiment.pretraining, generator=generator, description="pretrain")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise ValueError(f"Pretraining diverged: lower its learning_rate ({experiment.pretraining.learning_rate}).")

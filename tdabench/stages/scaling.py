@@ -22,7 +22,7 @@ from tdabench.machine import name_device
 from tdabench.records import load_tensors, make_record, save_json
 from tdabench.scaling import ScalingSettings, model_at
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench, build_random, require_vocabulary
+from tdabench.stages.bench import Bench, build_random, require_room_for
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _make_model(bench: Bench, arguments: argparse.Namespace) -> torch.nn.Module:
     else:
         generator = make_generator(bench.experiment.seed, "scale", "model")
         model = build_random(builder, bench.reference, generator=generator)
-    require_vocabulary(model, bench.data)
+    require_room_for(model, bench.data)
     return model.to(bench.device).eval()
 
 

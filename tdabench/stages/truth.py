@@ -9,6 +9,7 @@ from tdabench.config import load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
+from tdabench.files import hash_named_files
 from tdabench.planning.costs import load_costs
 from tdabench.planning.jobs import num_shards
 from tdabench.records import make_record, save_tensors
@@ -31,7 +32,8 @@ def dataset(arguments: argparse.Namespace) -> None:
     source = instantiate(experiment.data.component, "data.options")
     with measure_cost() as cost:
         data = source.load(arguments.data)
-    record = make_record({"source": experiment.data.source, "options": source}, cost=cost, **data.details)
+    files = hash_named_files(experiment.data.component.settings, arguments.data)
+    record = make_record({"source": experiment.data.source, "options": source}, cost=cost, files=files, **data.details)
     save_tensors(arguments.output, data.tensors(), record)
 
 

@@ -104,13 +104,21 @@ def test_the_noise_of_minibatches_is_the_exact_variance_of_means_without_replace
     assert noise.curvature == pytest.approx(share * curvatures.var(ddof=1), rel=1e-4)
 
 
-def test_the_noise_of_minibatches_is_unbiased_from_groups_of_examples():
+@pytest.mark.parametrize("at_once", [128, 3])
+def test_the_noise_of_minibatches_is_unbiased_from_groups_of_examples(at_once):
     # 1,280 examples are measured in 64 groups of 20, whose means spread as those of any 20 examples.
     centres = 2 * torch.randn(1280, 1, generator=make_generator(0, "centres"))
     examples = {"centre": centres, "hessian": torch.ones(1280, 1, 1)}
-    landscape = Landscape(Quadratic(torch.zeros(1)), quadratic_loss, examples, batch_size=128)
+    sizes = set()
+
+    def loss(model, part):
+        sizes.add(len(part["centre"]))
+        return quadratic_loss(model, part)
+
+    landscape = Landscape(Quadratic(torch.zeros(1)), loss, examples, batch_size=at_once)
 
     noise = landscape.minibatch_noise(torch.ones(1), batch_size=10, population=1280)
+    assert max(sizes) == at_once
 
     expected = centres.var().item() / 10 * (1 - 10 / 1280)
     # A variance of 64 numbers has the relative standard error sqrt(2 / 63).

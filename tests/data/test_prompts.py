@@ -92,7 +92,12 @@ def test_a_file_without_queries_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b'{"queries": "\xff"}', "not valid UTF-8 at byte 13"), (b"{", "not valid JSON")]
+    ("content", "message"),
+    [
+        (b'{"queries": "\xff"}', "not valid UTF-8 at byte 13"),
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
 )
 def test_a_file_that_is_no_json_in_utf8_is_refused(tmp_path, content, message):
     path = tmp_path / "queries.json"

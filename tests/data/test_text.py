@@ -185,6 +185,17 @@ def test_a_separator_that_divides_no_text_is_an_error(separator, message):
         TextFiles(files=("text.txt",), separator=separator)
 
 
+def test_files_without_a_name_are_an_error():
+    with pytest.raises(ValueError, match=r"data\.options\.files and test_files must name a file"):
+        TextFiles(files=())
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_its_text(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbfA text.")
+
+    assert read_text(tmp_path / "text.txt") == "A text."
+
+
 def test_an_article_of_wikitext_is_a_document(tmp_path):
     (tmp_path / "wikitext-2").mkdir()
     article = " = {} = \n\n = = Head = = \n Words of {} and more words , many of them . \n\n"
@@ -273,7 +284,10 @@ def test_a_tokenizer_that_is_nowhere_is_an_error_that_says_what_to_do(tmp_path, 
     [
         ({"length": 1}, "length must be at least 2"),
         ({"shortest": 99}, r"shortest must lie in 2 to length \(64\), got 99"),
-        ({"vocabulary": 256}, "vocabulary must be above the 256 bytes, got 256"),
+        ({"vocabulary": 256}, "vocabulary must be above the 256 bytes and .*, got 256"),
+        ({"vocabulary": 10**9}, "vocabulary must be .* at most 1,048,576, got 1000000000"),
+        ({"length": 10**9}, "length must be at most 131,072, got 1000000000"),
+        ({"prompts": "queries.json", "prompt_length": 10**9}, "prompt_length must be at most 131,072"),
         ({"pretraining": 1.0}, r"pretraining must lie in \[0, 1\), got 1.0"),
         ({"test_every": 1}, "test_every must be at least 2, got 1"),
         ({"prompt_length": 8}, "prompt_length is of prompts and at least 2, got 8"),

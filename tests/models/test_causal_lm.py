@@ -1,11 +1,12 @@
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tdabench.models.causal_lm import CausalLM, check_vocabulary, describe, rebuild
+from tdabench.models.causal_lm import CausalLM, check_positions, check_vocabulary, describe, rebuild
 from tdabench.models.gpt_neox import Pythia
 from tdabench.models.states import read_state, write_state
 from tdabench.records import load_record, load_tensors, save_tensors
@@ -96,6 +97,20 @@ def test_weights_without_a_name_are_an_error():
 def test_a_tokenizer_with_more_tokens_than_the_vocabulary_is_an_error():
     with pytest.raises(ValueError, match="tokenizer has 50,277 tokens and the model's vocabulary 50,276"):
         check_vocabulary(50276, 50277)
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions"])
+def test_a_row_that_is_longer_than_the_models_positions_is_an_error(name):
+    model = nn.Module()
+    model.config = SimpleNamespace(**{name: 16})
+
+    check_positions(model, 16)
+    with pytest.raises(ValueError, match="row or query has 17 tokens and the model 16 positions"):
+        check_positions(model, 17)
+
+
+def test_a_model_whose_config_names_no_positions_has_no_limit():
+    check_positions(nn.Module(), 10**6)
 
 
 @pytest.mark.parametrize("vocabulary", [50277, 50304])

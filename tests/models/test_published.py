@@ -126,9 +126,17 @@ def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path, model):
     [
         ({"embed_out.weight": None}, "1 tensors are missing or of another shape, such as lm_head.weight"),
         ({"embed_out.weight": torch.zeros(5, 32)}, "1 tensors are missing or of another shape, such as lm_head.weight"),
+        (
+            {"gpt_neox.layers.9.attention.dense.weight": torch.zeros(32, 32)},
+            "1 tensors have no place in the model, such as gpt_neox.layers.9.attention.dense.weight",
+        ),
+        (
+            {"gpt_neox.final_layer_norm.bias": torch.full((32,), torch.nan)},
+            "are NaN or infinite in 1 tensors, such as gpt_neox.final_layer_norm.bias",
+        ),
     ],
 )
-def test_weights_that_lack_something_are_an_error(folder, change, message):
+def test_weights_that_don_t_fit_or_are_broken_are_an_error(folder, change, message):
     _change(folder, change)
 
     with pytest.raises(ValueError, match=re.escape(message)):
