@@ -181,9 +181,9 @@ def _draw_panel(
             curve = rows[[measure, "lds"]].to_numpy(dtype=float)
             curves.append(curve)
             axes.plot(*curve.T, color=styles[method]["color"], linewidth=1.8, marker=".", markersize=4, zorder=1.8)
-            labels.append(
-                Label(text=f"{rows['draws'].iloc[0]:.0f} draws", x=curve[0, 0], y=curve[0, 1], colour="#606060")
-            )
+            first = f"{rows['draws'].iloc[0]:.0f} draws"
+            if first not in [label.text for label in labels]:  # curves that begin alike are told once
+                labels.append(Label(text=first, x=curve[0, 0], y=curve[0, 1], colour="#606060"))
             texts[method] += f", {rows['draws'].iloc[-1]:.0f} draws"
     for method, row in shown.iterrows():
         style, reach = styles[method], [[row["lds"] - row["low"]], [row["high"] - row["lds"]]]
