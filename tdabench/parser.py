@@ -145,6 +145,7 @@ def _add_commands(stages: argparse._SubParsersAction) -> list[argparse.ArgumentP
     check.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in YAML; may stand several times"
     )
+    check.add_argument("--text", action="store_true", help="on a small language model instead of small images")
     check.add_argument(
         "--uninformative", action="store_true", help="skip the test that self-influence is positive (for baselines)"
     )

@@ -1,6 +1,7 @@
 """For authors of a method: the public contract, and problems whose answer is known."""
 
 import copy
+import dataclasses
 import random
 import tempfile
 from pathlib import Path
@@ -11,13 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdabench.attributors.base import Attributor, ChainAttributor, Examples, Problem, take
+from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
 from tdabench.attributors.run import run_attributor, run_chain, score_chains
+from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
 
+VOCABULARY = 40  # of the text problem
 
-def check_attributor(attributor: Attributor, *, informative: bool = True, seed: int = 0) -> None:
-    """Check a method against the public contract, on a small image problem.
+
+def check_attributor(attributor: Attributor, *, informative: bool = True, text: bool = False, seed: int = 0) -> None:
+    """Check a method against the public contract, on a small problem of images or of text.
 
     Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
     same generator, and nothing touched: the models, the examples and the global random states. If it samples chains
@@ -25,17 +29,18 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, seed: 
 
     Args:
         informative: Whether self-influence should be positive; not so for baselines that ignore the data.
+        text: Whether the problem is of language (extra ``language``).
 
     Raises:
         TypeError: If it has no ``attribute`` method, or that returns no floating-point tensor.
         ValueError: If a point of the contract is broken.
-        Unsupported: If the method can't run on small images.
+        Unsupported: If the method can't run on such a problem.
     """
     name = type(attributor).__name__
     if not isinstance(attributor, Attributor):
         raise TypeError(f"{name} has no method attribute(problem, *, generator).")
     with tempfile.TemporaryDirectory() as folder:
-        problem = make_image_problem(Path(folder), seed=seed)
+        problem = (make_text_problem if text else make_image_problem)(Path(folder), seed=seed)
         first = _run(attributor, problem, seed)
         second = _run(attributor, problem, seed)
         if not torch.equal(first, second):
@@ -121,16 +126,38 @@ def make_image_problem(
     return Problem(models=models, loss=_cross_entropy, train=train, query=query, reference=train, workspace=workspace)
 
 
+def make_text_problem(
+    workspace: Path, *, num_train: int = 48, num_query: int = 8, num_models: int = 2, seed: int = 0
+) -> Problem:
+    """Make a problem of rows of ten tokens in four noisy patterns, some of them padded, with small trained GPT-NeoX.
+
+    Args:
+        workspace: An empty folder.
+    """
+    from tdabench.models.gpt_neox import Pythia
+    from tdabench.training.losses import language_loss, token_loss
+
+    generator = make_generator(seed, "text problem")
+    patterns = torch.randint(1, VOCABULARY, (4, 10), generator=generator)
+    train, query = (_draw_rows(patterns, count, generator) for count in (num_train, num_query))
+    builder = Pythia(hidden_size=16, layers=1, heads=2, vocabulary=VOCABULARY, positions=16)
+    models = tuple(
+        _fit(
+            builder.build(train["input_ids"], generator=make_generator(seed, "text problem", index)),
+            language_loss,
+            train,
+        )
+        for index in range(num_models)
+    )
+    return Problem(
+        models=models, loss=language_loss, token_loss=token_loss, train=train, query=query, reference=train,
+        workspace=workspace,
+    )  # fmt: skip
+
+
 def make_self_problem(problem: Problem) -> Problem:
     """Make the problem whose queries are its training examples."""
-    return Problem(
-        models=problem.models,
-        loss=problem.loss,
-        train=problem.train,
-        query=take(problem.train, slice(None)),
-        reference=problem.reference,
-        workspace=problem.workspace,
-    )
+    return dataclasses.replace(problem, query=take(problem.train, slice(None)))
 
 
 class Quadratic(nn.Module):
@@ -161,14 +188,28 @@ def _draw_images(patterns: Tensor, count: int, generator: torch.Generator) -> Ex
     return {"image": images.to(memory_format=torch.channels_last), "label": labels}
 
 
+def _draw_rows(patterns: Tensor, count: int, generator: torch.Generator) -> Examples:
+    tokens = patterns[torch.arange(count) % len(patterns)]
+    noise = torch.randint(1, VOCABULARY, tokens.shape, generator=generator)
+    tokens = tokens.where(torch.rand(tokens.shape, generator=generator) > 0.3, noise)
+    labels = tokens.clone()
+    labels[:, 0] = IGNORED  # nothing predicts it
+    tokens[::6, 7:], labels[::6, 7:] = 0, IGNORED
+    return {"input_ids": tokens, "labels": labels}
+
+
 def _train_small(train: Examples, width: int, generator: torch.Generator) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed() % 2**31)
         model = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9 * width, 4))
+    return _fit(model, _cross_entropy, train)
+
+
+def _fit(model: nn.Module, loss: LossFn, train: Examples) -> nn.Module:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(30):
         optimizer.zero_grad()
-        _cross_entropy(model, train).mean().backward()
+        loss(model, train).mean().backward()
         optimizer.step()
     model.zero_grad()
     return model.eval()

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -11,11 +12,13 @@ from torch import Tensor
 from tdabench.attributors.base import Problem, num_examples
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
+from tdabench.attributors.bm25 import BM25
 from tdabench.attributors.chains import chain_generator
 from tdabench.attributors.kronfluence import Kronfluence
+from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import isolated_random_state, make_generator
-from tdabench.testing import Quadratic, check_attributor, make_image_problem, quadratic_loss
+from tdabench.testing import Quadratic, check_attributor, make_image_problem, make_text_problem, quadratic_loss
 
 SGLD = {"step_size": 1e-4, "inverse_temperature": 100.0, "localization": 100.0, "chains": 2, "draws": 20}
 
@@ -42,6 +45,39 @@ class Plugin:
 )
 def test_built_in_methods_pass(method):
     check_attributor(method)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BIF(**SGLD, estimate="covariance"),
+        LaplaceBIF(draws=20, batch_size=8, curvature="token"),
+        Kronfluence(strategy="identity"),
+        BM25(),
+    ],
+    ids=["bif", "laplace", "gradsim", "bm25"],
+)
+def test_built_in_methods_pass_on_text(method):
+    check_attributor(method, text=True)
+
+
+def test_a_method_with_the_sign_the_wrong_way_round_fails_on_text():
+    def behave(problem, generator):
+        return -BM25().attribute(problem, generator=generator)
+
+    with pytest.raises(ValueError, match="Is the sign the wrong way round"):
+        check_attributor(Plugin(behave), text=True)
+
+
+def test_text_problem_is_learned_by_its_models_and_has_padding(tmp_path):
+    problem = make_text_problem(tmp_path)
+
+    losses = problem.token_loss(problem.models[0], problem.train)
+    counted = problem.train["labels"] >= 0
+    assert losses[counted].mean() < 0.8 * math.log(40)
+    assert (losses[~counted] == 0).all()
+    assert (~counted[:, 1:]).any()
+    torch.testing.assert_close(losses.sum(dim=1), problem.loss(problem.models[0], problem.train))
 
 
 @pytest.mark.parametrize("method", [Random(), QueryIndependent()], ids=["random", "query_independent"])

@@ -23,7 +23,8 @@ class Problem:
     """What a method may see.
 
     Attributes:
-        models: Trained checkpoints in eval mode; ``models[0]`` is the one attributed, ensembles use all.
+        models: Trained checkpoints in eval mode; ``models[0]`` is the one attributed, ensembles use all. Of images they
+            give logits, ``model(image)``; of language what transformers gives, ``model(input_ids=...).logits``.
         loss: ``(model, examples) -> (example,)``: each example's loss in nats, without label smoothing.
         train: The attribution set: ``image`` (channels last, normalised) and ``label``; or of language ``input_ids``
             and ``labels``, which are -100 where a token doesn't count (padding on the right, a prompt on the left).

@@ -161,8 +161,8 @@ def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequenc
         wanted = rows.pretraining if part == "pretraining" else part == "train" or rows.prompts is None
         if wanted and not parts[part]:
             raise ValueError(
-                f"The text gives no {part} row of {rows.length} tokens ({len(ordered)} documents): give more text, or "
-                "lower data.options.length or shortest."
+                f"The text gives no {part} row of {rows.length} tokens ({len(ordered)} documents): give more text, "
+                "lower data.options.length or shortest, or divide a file into documents (data.options.separator)."
             )
     stacked = {name: value for part, found in parts.items() for name, value in _stack(part, found, rows).items()}
     if rows.prompts is not None:

@@ -27,7 +27,9 @@ def check(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     attributor = instantiate(Component(path=arguments.path, settings=parse_settings(arguments.set)), arguments.path)
     try:
-        check_attributor(attributor, informative=not arguments.uninformative)
+        check_attributor(attributor, informative=not arguments.uninformative, text=arguments.text)
     except Unsupported as reason:
-        raise ValueError(f"{arguments.path} can't run on the check's small images: {reason}") from reason
+        kind, other = ("text", "without --text") if arguments.text else ("images", "with --text")
+        message = f"{arguments.path} can't run on the check's small {kind}: {str(reason).rstrip('.')}; try {other}."
+        raise ValueError(message) from reason
     sys.stdout.write(f"{arguments.path} passes: shape, sign, finiteness, repeatability, nothing touched.\n")
