@@ -1,5 +1,6 @@
 """One rule a stage, one target an experiment. Touched when a stage is added, never for a method."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -46,7 +47,9 @@ def named_files(wildcards):
     """
     source = load_experiment(f"experiments/{wildcards.experiment}.yaml").data.component
     made = Path("results", wildcards.experiment, "dataset.safetensors")
-    known = load_record(made).get("files", {}) if made.is_file() else {}
+    known = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # not made yet, or damaged: its readers say so
+        known = load_record(made).get("files", {})
     return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")), known)
 
 

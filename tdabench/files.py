@@ -82,14 +82,12 @@ def hash_named_files(settings: Mapping[str, Any], root: Path, known: Mapping[str
     found = {}
     for text in texts:
         # os.path and not pathlib: a text that is no path at all is no error.
-        names = [text] if os.path.isfile(root / text) else []
-        if os.path.isdir(root / text):
-            names = [f"{text}/{file}" for file in sorted(os.listdir(root / text)) if "tokenizer" in file]
         if not os.path.exists(root / text):
             found |= {name: old for name, old in (known or {}).items() if name == text or name.startswith(f"{text}/")}
-        found |= {name: hash_file(root / name) for name in names if _can_be_read(root / name)}
+            continue
+        names = [text]
+        if os.path.isdir(root / text):
+            names = [f"{text}/{file}" for file in sorted(os.listdir(root / text)) if "tokenizer" in file]
+        readable = [name for name in names if os.path.isfile(root / name) and os.access(root / name, os.R_OK)]
+        found |= {name: hash_file(root / name) for name in readable}
     return found
-
-
-def _can_be_read(path: Path) -> bool:
-    return os.path.isfile(path) and os.access(path, os.R_OK)

@@ -675,6 +675,9 @@ def test_a_text_that_is_edited_is_tokenised_again(tmp_path):
     (place.path / "elsewhere").rename(place.path / "data")
     place.write("data/story.txt", place.read("data/story.txt").replace("Line 7 ", "Line seven "))
     assert place.plan() - before == {"dataset"}
+    # One that is damaged is no reason not to plan: the job that reads it puts it aside.
+    (place.results / "dataset.safetensors").write_bytes(b"cut")
+    assert "train 0" in place.plan()
 
 
 @pytest.mark.parametrize("lost", ["report.html", "tables/lds.csv"])

@@ -1,7 +1,7 @@
 """Draws from a Laplace approximation of the local posterior, in the space that stochastic gradients span."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -68,23 +68,16 @@ def measure_curvature(
     model = copy_model(model)
     position, gradient = flatten_parameters(model)
     wide = torch.promote_types(position.dtype, torch.float32)
-
-    def signed_gradients(loss: LossFn, shape: tuple[int, ...]) -> Iterator[Float[Tensor, " parameter"]]:
-        for _ in range(directions):
-            batch = draw_batch(reference, batch_size, generator=generator)
-            count = num_examples(batch)
-            signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
-            gradient.zero_()
-            size = min(microbatch or count, count)
-            for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
-                with torch.enable_grad():
-                    losses = loss(model, part)
-                    ((losses * part_signs.to(losses)).sum() / count**0.5).backward()
-            yield gradient.to(wide)
-
     gradients = torch.empty(directions, len(position), device=position.device, dtype=wide)
-    for row, signed in zip(gradients, signed_gradients(loss, ()), strict=True):
-        row.copy_(signed)
+
+    def sign(loss: LossFn, shape: Sequence[int] = ()) -> Float[Tensor, " parameter"]:
+        gradient.zero_()
+        batch = draw_batch(reference, batch_size, generator=generator)
+        _backpropagate_signed(model, loss, batch, shape, microbatch=microbatch, generator=generator)
+        return gradient.to(wide)
+
+    for row in gradients:
+        row.copy_(sign(loss))
     scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
     gradients *= scale
     gram = (gradients @ gradients.T).double()
@@ -103,7 +96,7 @@ def measure_curvature(
     del gradients
     with torch.no_grad():
         shape = token_loss(model, take(reference, slice(1))).shape[1:]
-    projected = torch.stack([basis @ (signed * scale) for signed in signed_gradients(token_loss, shape)]).double()
+    projected = torch.stack([basis @ (sign(token_loss, shape) * scale) for _ in range(directions)]).double()
     eigenvalues, vectors = torch.linalg.eigh(projected.T @ projected / directions)
     return LocalCurvature(
         scale=scale,
@@ -111,6 +104,29 @@ def measure_curvature(
         eigenvalues=eigenvalues.clamp_min(0),
         mean_eigenvalue=eigenvalues.mean().item(),
     )
+
+
+def _backpropagate_signed(
+    model: nn.Module,
+    loss: LossFn,
+    batch: Examples,
+    shape: Sequence[int],
+    *,
+    microbatch: int | None,
+    generator: torch.Generator,
+) -> None:
+    """Add the gradient of a batch's losses with random signs, over the root of its size, to the parameters'.
+
+    Args:
+        shape: Of an example's losses.
+    """
+    count = num_examples(batch)
+    signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
+    size = min(microbatch or count, count)
+    for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
+        with torch.enable_grad():
+            losses = loss(model, part)
+            ((losses * part_signs.to(losses)).sum() / count**0.5).backward()
 
 
 def _invert_root(fisher: Float[Tensor, " parameter"], model: nn.Module, damping: float) -> Float[Tensor, " parameter"]:

@@ -38,9 +38,9 @@ class LaplaceBIF:
     draws there cost forward passes and give noise. The draws' sample covariance is exactly the posterior's
     (orthogonal Monte Carlo), so that none of it is lost to chance either.
 
-    A chain costs ``draws`` gradients of ``batch_size`` examples (phase ``fit``) and ``draws`` forward passes over the
-    training and query examples. It holds ``draws`` vectors of the size of the model in memory, twice as many while it
-    measures the curvature, in the model's precision (at least float32).
+    A chain costs ``draws`` gradients of ``batch_size`` examples (phase ``fit``; twice as many with the curvature of
+    tokens) and ``draws`` forward passes over the training and query examples. It holds ``draws`` vectors of the size of
+    the model in memory, twice as many while it measures the curvature, in the model's precision (at least float32).
 
     Attributes:
         draws: Draws a chain, at least 3; also the number of its gradients.

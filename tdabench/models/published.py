@@ -162,6 +162,17 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
                 "code: use a folder with safetensors."
             ) from error
         raise ValueError(f"Can't load the language model in {folder}: {str(error)[:500]}") from error
+    _check_weights(model, report, folder)
+    _check_causal(model.eval(), folder)
+    return model
+
+
+def _check_weights(model: nn.Module, report: Mapping[str, Any], folder: Path) -> None:
+    """Check that the weights are all that the model has, nothing else, and finite.
+
+    Args:
+        report: What transformers says of the loading.
+    """
     wrong = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
     if wrong:
         raise ValueError(
@@ -178,8 +189,6 @@ def load_published(folder: Path, *, dtype: str) -> nn.Module:
     broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
     if broken:
         raise ValueError(f"The weights in {folder} are NaN or infinite in {len(broken)} tensors, such as {broken[0]}.")
-    _check_causal(model.eval(), folder)
-    return model
 
 
 def _check_causal(model: nn.Module, folder: Path) -> None:
