@@ -20,7 +20,7 @@ def plot_break_even(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
     sizes = crossings.sort_values("parameters")["size"].unique()
     styles = method_styles(table)
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.2 + 2.9 * len(sizes), 3.4), layout="constrained")
+        figure = Figure(figsize=(2.6 + 3.4 * len(sizes), 3.4), layout="constrained")
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
             _draw_size(axes, table[(table["size"] == size) & table["seconds"].notna()], styles)
@@ -40,23 +40,29 @@ def _draw_size(axes: Axes, rows: pd.DataFrame, styles: dict[str, dict[str, str]]
     for method, style in styles.items():
         means = _seconds(rows[rows["method"] == method])
         if len(means):
-            axes.plot(means.index, means, **style)
+            draws = rows.loc[rows["method"] == method, "draws"].iloc[0]
+            label = style["label"] if pd.isna(draws) else f"{style['label']}, {draws:,.0f} draws"
+            axes.plot(means.index, means, **{**style, "label": label})
 
 
 def _draw_crossings(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame, styles: dict[str, dict[str, str]]) -> None:
     """Mark where the lines cross, and draw what other draws than were made would cost."""
+    drawn = set()  # a method may cross several others
     for crossing in crossings.to_dict("records"):
         style = styles[crossing["other"]]
         other = rows[rows["method"] == crossing["other"]]
         is_predicted = pd.notna(crossing["draws"]) and crossing["draws"] != other["draws"].iloc[0]
         look = {"color": style["color"], "linestyle": "--" if is_predicted else ":", "linewidth": 1.0}
-        if is_predicted:
+        if is_predicted and (crossing["other"], crossing["draws"]) not in drawn:
+            drawn.add((crossing["other"], crossing["draws"]))
             more = (crossing["draws"] - other["draws"]) * other["draw_seconds"]
             means = (other["seconds"] + more).groupby(other["queries"]).mean()
             label = f"{style['label']}, {crossing['draws']:,.0f} draws (predicted)"
             axes.plot(means.index, means, marker=style["marker"], markerfacecolor="white", label=label, **look)
         if pd.notna(crossing["predicted"]) and crossing["predicted"] >= 1:
-            axes.axvline(crossing["predicted"], **look)
+            axes.axvline(
+                crossing["predicted"], label=f"{styles[crossing['method']]['label']} cheaper from here on", **look
+            )
 
 
 def _seconds(rows: pd.DataFrame) -> pd.Series:

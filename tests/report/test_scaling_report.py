@@ -145,5 +145,15 @@ def test_the_break_even_figure_has_a_panel_a_size_and_a_line_where_the_costs_cro
     _draw(figure)
 
 
+def test_what_more_draws_would_cost_is_drawn_once_however_many_methods_it_is_set_against():
+    crossings = pd.concat([CROSSINGS, CROSSINGS.assign(method="bif")])
+
+    (legend,) = plot_break_even(TABLE, crossings).legends
+    names = [text.get_text() for text in legend.get_texts()]
+
+    assert names.count("BIF, 2,000 draws (predicted)") == 1
+    assert any(name.endswith(" draws") for name in names)
+
+
 def _draw(figure: Figure) -> None:
     figure.savefig(io.BytesIO(), format="png")
