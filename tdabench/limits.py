@@ -131,10 +131,20 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _end(process: Any) -> None:
-    """End a process with all that it started, if it still runs."""
-    for one in _family(process.pid):
+    """End a process with all that it started, if it still runs, and wait until the last of them is gone."""
+    family = _family(process.pid)
+    for one in family:
         try:
             one.kill()
         except psutil.Error:
             continue
     process.join()
+    while any(_runs(one) for one in family):  # a signal was sent, and may be on its way: memory is not free yet
+        time.sleep(LOOK / 10)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
