@@ -64,6 +64,11 @@ def put_aside(path: Path | str) -> Path:
     return aside
 
 
+def remove_file(path: Path | str) -> None:
+    """Remove a file that is needed no more, if it is there."""
+    Path(path).unlink(missing_ok=True)
+
+
 def hash_file(path: Path | str) -> str:
     """Give a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:

@@ -60,7 +60,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any], record: Mapping[s
         from safetensors.numpy import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"record": json.dumps(_plain({**record, "sha256": BLANK}))}
+    metadata = {"record": json.dumps(plain({**record, "sha256": BLANK}))}
 
     def write(partial: Path) -> None:
         save_file(contiguous, partial, metadata=metadata)
@@ -168,7 +168,7 @@ def create_mapped_tensor(path: Path | str, shape: tuple[int, ...]) -> Any:
 
 def save_json(path: Path | str, content: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Write numbers and their record to one JSON file, atomically; NaN becomes null."""
-    text = json.dumps(_plain({**content, "record": record, "sha256": BLANK}), indent=1, allow_nan=False)
+    text = json.dumps(plain({**content, "record": record, "sha256": BLANK}), indent=1, allow_nan=False)
     write_atomically(Path(path), lambda partial: partial.write_text(seal_text(text + "\n"), encoding="utf-8"))
 
 
@@ -229,16 +229,16 @@ def _open(path: Path | str, framework: str = "pt") -> Any:
         raise DamagedResult(path, error) from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Make JSON of anything a record holds: NaN becomes null, paths and types text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
+        return plain(dataclasses.asdict(value))
     return str(value)

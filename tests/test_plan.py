@@ -51,6 +51,29 @@ class Picky:
     def attribute(self, problem, *, generator):
         raise Unsupported("it likes no problem")
 """
+CUT = """
+import dataclasses
+from pathlib import Path
+
+import torch
+
+
+@dataclasses.dataclass
+class Counted:
+    scale: float = 1.0
+
+    def attribute(self, problem, *, generator):
+        with Path("calls").open("a") as calls:
+            calls.write("+")
+        return self.scale * torch.zeros(len(problem.query["label"]), len(problem.train["label"]))
+
+
+class Cut:
+    def attribute(self, problem, *, generator):
+        if not Path("go").exists():
+            raise KeyboardInterrupt
+        return torch.zeros(len(problem.query["label"]), len(problem.train["label"]))
+"""
 COSTS = "results/tiny/measure/costs.json"
 
 
@@ -113,3 +136,42 @@ def test_an_experiment_that_is_not_there_is_a_clear_error(there, capsys):
     assert cli.main(["plan", "nothing"]) == 1
 
     assert "There is no experiment file experiments/nothing.yaml" in capsys.readouterr().err
+
+
+def test_an_interrupted_measurement_goes_on_with_the_methods_that_it_had_not_done(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    methods = 'first: {attributor: "cut:Counted"}\n  second: {attributor: "cut:Cut"}\n'
+    (tmp_path / "experiments" / "tiny.yaml").write_text(EXPERIMENT.split("  slow:")[0] + "  " + methods)
+    (tmp_path / "cut.py").write_text(CUT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["plan", "tiny"])
+    once = (tmp_path / "calls").read_text()
+    (tmp_path / "go").touch()
+    assert cli.main(["plan", "tiny"]) == 0
+
+    assert len(once) == 5  # sizes
+    assert (tmp_path / "calls").read_text() == once
+    assert {"attribute:first", "attribute:second"} <= set(load_costs(tmp_path / COSTS).coefficients)
+    assert [path.name for path in (tmp_path / COSTS).parent.iterdir()] == ["costs.json"]
+
+
+def test_a_method_with_other_settings_is_measured_anew_after_an_interruption(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    file = tmp_path / "experiments" / "tiny.yaml"
+    methods = '  first: {{attributor: "cut:Counted", scale: {}}}\n  second: {{attributor: "cut:Cut"}}\n'
+    file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(1))
+    (tmp_path / "cut.py").write_text(CUT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["plan", "tiny"])
+    once = (tmp_path / "calls").read_text()
+    (tmp_path / "go").touch()
+    file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(2))
+    assert cli.main(["plan", "tiny"]) == 0
+
+    assert (tmp_path / "calls").read_text() == 2 * once

@@ -16,15 +16,17 @@ from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
 from tdabench.attributors.run import run_attributor, run_calibration, run_chain, score_chains
-from tdabench.components import instantiate
+from tdabench.components import Component, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
 from tdabench.devices import choose_device
 from tdabench.examples import Examples
+from tdabench.files import remove_file
+from tdabench.machine import find_commit
 from tdabench.planning.costs import QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
-from tdabench.records import make_record, save_json
+from tdabench.records import load_json, make_record, plain, save_json
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import ModelFactory, load_data
 from tdabench.training.losses import losses_of
@@ -43,14 +45,16 @@ def measure(arguments: argparse.Namespace) -> None:
         data = load_data(arguments.dataset)
     factory = ModelFactory(experiment, arguments.pretrained)
     rig = _Rig(experiment, data, factory, choose_device(arguments.device), arguments.threads)
+    settings = {"model": experiment.model, "training": experiment.training, "methods": experiment.methods}
+    finished = _Finished(arguments.output.with_name("finished.json"), rig)
     with measure_cost(rig.device) as cost:
-        costs = measure_costs(rig)
+        costs = measure_costs(rig, finished)
     for kind, problem in costs.problems.items():
         logger.warning("%s was not measured: %s", kind, problem)
     inputs = [] if arguments.dataset is None else [arguments.dataset]
-    settings = {"model": experiment.model, "training": experiment.training, "methods": experiment.methods}
     record = make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, threads=arguments.threads)
     save_json(arguments.output, dataclasses.asdict(costs), record)
+    remove_file(finished.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,36 @@ class _Rig:
         }
 
 
-def measure_costs(rig: _Rig) -> Costs:
+Fitted = dict[str, dict[str, dict[str, float]]]
+
+
+class _Finished:
+    """The methods that an interrupted measurement had done with, in a file beside its result."""
+
+    def __init__(self, path: Path, rig: _Rig) -> None:
+        self.path = path
+        experiment = rig.experiment
+        shared = {"data": experiment.data, "checkpoints": experiment.checkpoints, "model": experiment.model}
+        shared |= {"training": experiment.training, "threads": rig.threads, "device": str(rig.device)}
+        self._shared = {**shared, "code": find_commit()}
+        self._methods: dict[str, Any] = {}
+        if path.is_file():
+            with contextlib.suppress(ValueError):  # damaged: measured again
+                kept = load_json(path)
+                if kept["record"]["settings"] == plain(self._shared):
+                    self._methods = kept["methods"]
+
+    def get(self, method: str, component: Component) -> Fitted | None:
+        """Give what a method's jobs cost, by rule; None if it is still to be measured."""
+        kept = self._methods.get(method)
+        return kept["costs"] if kept is not None and kept["component"] == plain(component) else None
+
+    def keep(self, method: str, component: Component, costs: Fitted) -> None:
+        self._methods[method] = {"component": component, "costs": costs}
+        save_json(self.path, {"methods": self._methods}, make_record(self._shared))
+
+
+def measure_costs(rig: _Rig, finished: _Finished) -> Costs:
     """Measure every kind of job; a method that fails at these sizes is left out, and it is said why."""
     start_seconds = time.process_time()  # imports and data: every job has them
     _measure_training(rig, (rig.base // 2,))  # the first pass of a process is slower
@@ -98,13 +131,17 @@ def measure_costs(rig: _Rig) -> Costs:
         coefficients["evaluate"] = fit_costs(list(_measure_evaluation(rig)))
     problems = {}
     for method, component in progress(list(rig.experiment.methods.items()), "measure"):
-        attributor = instantiate(component, f"methods.{method}")
-        try:
-            found = _measure_method(rig, model, method, attributor)
-        except (Unsupported, ValueError, TypeError, RuntimeError) as error:
-            problems[method] = f"{type(error).__name__}: {error}"
-            continue
-        coefficients |= {f"{rule}:{method}": fit_costs(measured) for rule, measured in found.items()}
+        fitted = finished.get(method, component)
+        if fitted is None:
+            attributor = instantiate(component, f"methods.{method}")
+            try:
+                found = _measure_method(rig, model, method, attributor)
+            except (Unsupported, ValueError, TypeError, RuntimeError) as error:
+                problems[method] = f"{type(error).__name__}: {error}"
+                continue
+            fitted = {rule: fit_costs(measured) for rule, measured in found.items()}
+            finished.keep(method, component, fitted)
+        coefficients |= {f"{rule}:{method}": of_rule for rule, of_rule in fitted.items()}
     return Costs(start_seconds, str(rig.device), coefficients, problems)
 
 
