@@ -13,6 +13,7 @@ sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.config import load_experiment
 from tdabench.files import hash_named_files
+from tdabench.forkserver import start as start_forkserver
 from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of, scaling_needs_of
 from tdabench.records import load_record
@@ -215,6 +216,12 @@ wildcard_constraints:
     chain="[0-9]+",
     point="[A-Za-z0-9_.+=,-]+",
     size="[A-Za-z0-9_.]+",
+
+
+onstart:
+    if workflow.is_main_process and workflow.local_exec and not workflow.touch:
+        # All jobs of this machine have torch from one process.
+        workflow.globals["forkserver"] = start_forkserver()
 
 
 for name in EXPERIMENTS:

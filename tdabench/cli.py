@@ -6,12 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from tdabench.files import put_aside
+from tdabench.forkserver import run_in_fork
 from tdabench.parser import make_parser
 from tdabench.seals import DamagedResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stage; give the exit status."""
+    """Run a stage, of this process's arguments by the fork server that the workflow started; give the exit status."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+        status = run_in_fork(arguments)
+        if status is not None:
+            return status
+    return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a stage in this process; give the exit status."""
     # Plug-ins are found in the folder that the command is run from, as with python -m.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -19,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     from tdabench.stages import load_stage
 
-    run = load_stage(parsed.stage)
+    stage = load_stage(parsed.stage)
     try:
-        run(parsed)
+        stage(parsed)
     except DamagedResult as error:
         if parsed.traceback:
             raise

@@ -72,6 +72,45 @@ def test_a_job_that_is_killed_as_the_kernel_kills_is_sent_again(place, undisturb
     _assert_as_undisturbed(place, undisturbed)
 
 
+def test_a_job_that_the_kernel_kills_for_its_memory_is_sent_again(place, undisturbed, tmp_path):
+    with _memory_group(2**30) as cage:
+        place.write("CAGE", str(cage))
+        run = submit(place, "--profile", "profiles/cpu", SHARDS[0])
+        status = run.wait()
+        kills = _kills(cage)
+
+    assert status == 0, run.terminal
+    assert kills == 1
+    assert run.terminal.count("has been submitted") == 2
+    _assert_as_undisturbed(place, undisturbed)
+
+
+@contextlib.contextmanager
+def _memory_group(limit: int) -> Iterator[Path]:
+    """Make a control group whose memory the kernel bounds; of version 1 or 2, whichever this machine has."""
+    for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root, f"tdabench-{os.getpid()}")
+        try:
+            group.mkdir()
+            (group / name).write_text(str(limit))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        try:
+            yield group
+        finally:
+            group.rmdir()
+        return
+    pytest.skip("this machine lets nobody make a control group for memory")
+
+
+def _kills(group: Path) -> int:
+    """Count what the kernel killed in a control group for its memory."""
+    counts = next(file for name in ("memory.oom_control", "memory.events") if (file := group / name).exists())
+    return int(dict(line.split() for line in counts.read_text().splitlines())["oom_kill"])
+
+
 @pytest.mark.parametrize("requeue", [False, True], ids=["Snakemake sends it again", "Slurm does"])
 def test_jobs_whose_node_goes_down_in_mid_bank_are_done_when_it_is_back(place, undisturbed, requeue):
     place.write("PAUSE", "")

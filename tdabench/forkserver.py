@@ -1,0 +1,319 @@
+"""A process that has imported torch already, and is forked for every job that this machine runs.
+
+Importing torch takes seconds, which is most of a small job. The workflow starts one server a run (``onstart`` in the
+Snakefile); the command ``tdabench`` then only hands its arguments, folder, environment and open files to it, waits, and
+ends as the job ended. What the package and its plug-ins hold is imported in the job, so an edited file is read anew.
+
+A job runs by itself where the server can't stand for it: with more than one thread (libraries count theirs when they
+are imported), with another interpreter (a container), outside the run that started the server (a cluster's job gets the
+variables of the login node), or if the server does not answer. On a machine with a GPU none is started: a driver that
+was asked anything before a fork does not work after it.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+VARIABLE = "TDABENCH_FORKSERVER"
+# What most jobs import; nothing of this package, and nothing that starts a thread (pandas does). The first before any
+# job is begun, the others while none is asked for.
+PRELOADED = ("torch", "safetensors.torch", "scipy.special", "yaml", "kronfluence.analyzer", "scipy.stats")
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STATUS_BYTES = 4
+LONGEST_ADDRESS = 100  # what the system takes for the path of a socket
+
+
+def start() -> subprocess.Popen[bytes] | None:
+    """Start a server for the jobs that this process starts; it ends after this process, when its last job has.
+
+    Returns:
+        The server, which must be kept: it ends when it is let go of. None where there is none: not on Linux from 5.3,
+        with a GPU, or if ``TDABENCH_FORKSERVER`` is set (to anything: ``off``).
+    """
+    if VARIABLE in os.environ or not _can_watch() or any(Path(gpu).exists() for gpu in GPUS):
+        return None
+    folder = tempfile.mkdtemp(prefix="tdabench-")  # nobody else may enter
+    address = os.path.join(folder, "socket")
+    if len(address) > LONGEST_ADDRESS:
+        shutil.rmtree(folder)
+        return None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(128)
+        one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+        server = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(listener.fileno()), folder],
+            env={**os.environ, **one},
+            stdin=subprocess.PIPE,  # whose end says that this process has ended
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(listener.fileno(),),
+            start_new_session=True,  # Ctrl-C is the jobs' affair
+        )
+    os.environ[VARIABLE] = f"{os.getpid()}:{address}"
+    return server
+
+
+def _can_watch() -> bool:
+    """Say whether this system gives descriptors of processes."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+# The side of the command
+
+
+def run_in_fork(arguments: Sequence[str]) -> int | None:
+    """Have a command run by the server of this run; give its exit status, or None where it must be run here.
+
+    A signal to this process goes to the job; if a signal ended the job, it ends this process too.
+    """
+    owner, _, address = os.environ.get(VARIABLE, "").partition(":")
+    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1" or not _descends_from(int(owner)):
+        return None
+    request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
+    content = json.dumps({**request, "interpreter": _interpreter()}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [len(content).to_bytes(8, "big")], [0, 1, 2])
+            connection.sendall(content)
+        except OSError:
+            return None
+        try:
+            with _passed_on(connection):
+                code = int.from_bytes(_receive(connection, STATUS_BYTES), "big", signed=True)
+        except OSError:  # it could not be served
+            return None
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no other
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+@contextlib.contextmanager
+def _passed_on(connection: socket.socket) -> Iterator[None]:
+    """Pass the signals that this process gets on, to the job at the other side."""
+
+    def pass_on(number: int, _: Any) -> None:
+        with contextlib.suppress(OSError):  # the job has ended
+            connection.send(bytes([number]))
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _descends_from(ancestor: int) -> bool:
+    """Say whether this process was started by another, or by one that it started."""
+    process = os.getppid()
+    while process > 1 and process != ancestor:
+        try:
+            stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        process = int(stat.rpartition(")")[2].split()[1])
+    return process == ancestor
+
+
+def _interpreter() -> list[Any]:
+    """Say which Python this is, so that one in a container is another."""
+    found = os.stat(sys.executable)
+    return [sys.prefix, found.st_dev, found.st_ino, found.st_mtime_ns]
+
+
+def _receive(connection: socket.socket, count: int) -> bytes:
+    """Receive so many bytes.
+
+    Raises:
+        ConnectionError: If the other side ends before.
+    """
+    found = b""
+    while len(found) < count:
+        part = connection.recv(count - len(found))
+        if not part:
+            raise ConnectionError(f"The other side ended after {len(found)} of {count} bytes.")
+        found += part
+    return found
+
+
+# The side of the server
+
+
+def main() -> None:
+    """Serve until the process at the other end of the standard input has ended, and the last job has too."""
+    before = set(os.environ)
+    _import(PRELOADED[0])
+    job = _Server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2]).serve()
+    if job is not None:
+        _run(job, before)
+
+
+def _import(name: str) -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What a fork is to do.
+
+    Attributes:
+        request: The command's arguments, folder and environment.
+        descriptors: The command's standard input, output and error.
+        connection: Kept open, so that the command waits for the job even if the server is no more.
+    """
+
+    request: dict[str, Any]
+    descriptors: list[int]
+    connection: socket.socket
+
+
+class _Server:
+    """Forks for every request, passes the commands' signals on, and tells them how their jobs ended."""
+
+    def __init__(self, listener: socket.socket, folder: str) -> None:
+        self.listener = listener
+        self.folder = folder
+        self.selector = selectors.DefaultSelector()
+
+    def serve(self) -> _Job | None:
+        """Serve until there is nothing left to wait for; in a fork, give its job at once."""
+        self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(0, selectors.EVENT_READ, self._stop)
+        left = list(PRELOADED[1:])
+        while self.selector.get_map():
+            ready = self.selector.select(0 if left else None)
+            if not ready:
+                _import(left.pop(0))
+            for key, _ in ready:
+                if key.fd not in self.selector.get_map():  # something before it in this round has ended it
+                    continue
+                job = key.data()
+                if job is not None:
+                    return job
+        return None
+
+    def _stop(self) -> None:
+        self.selector.unregister(0)
+        self.selector.unregister(self.listener)
+        self.listener.close()  # what waits there runs by itself
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _accept(self) -> _Job | None:
+        """Take a request and fork; what can't be served is closed, and its command runs by itself."""
+        connection, _ = self.listener.accept()
+        connection.settimeout(10)
+        request, descriptors = None, []
+        with contextlib.suppress(OSError, ValueError):  # the command has ended meanwhile
+            length, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
+            request = json.loads(_receive(connection, int.from_bytes(length, "big")))
+        process = None
+        with contextlib.suppress(OSError):  # no room for another process
+            if request is not None and request["interpreter"] == _interpreter():
+                process = os.fork()
+        if process is not None:
+            with contextlib.suppress(OSError):  # a group of its own, with all that it starts, from both sides at once
+                os.setpgid(process, process)
+        if process == 0:
+            self._let_go()
+            return _Job(request, descriptors, connection)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if process is None:
+            connection.close()
+            return None
+        handle = os.pidfd_open(process)
+        ended = functools.partial(self._report, process, handle, connection)
+        self.selector.register(handle, selectors.EVENT_READ, ended)
+        told = functools.partial(self._pass_signals, process, connection)
+        self.selector.register(connection, selectors.EVENT_READ, told)
+        return None
+
+    def _let_go(self) -> None:
+        """Close, in a fork, what is the server's."""
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            else:
+                os.close(key.fd)
+        self.selector.close()
+
+    def _pass_signals(self, process: int, connection: socket.socket) -> None:
+        """Hand a command's signals to its job; kill the job if the command is no more."""
+        try:
+            numbers = connection.recv(16)
+        except OSError:
+            numbers = b""
+        if not numbers:
+            self.selector.unregister(connection)
+        for number in numbers or [signal.SIGKILL]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, number)
+
+    def _report(self, process: int, handle: int, connection: socket.socket) -> None:
+        """Tell a command how its job ended."""
+        self.selector.unregister(handle)
+        os.close(handle)
+        with contextlib.suppress(KeyError):  # the command was no more
+            self.selector.unregister(connection)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(code.to_bytes(STATUS_BYTES, "big", signed=True))
+
+
+def _run(job: _Job, before: set[str]) -> NoReturn:
+    """Be the command that was asked for; ``before`` are the variables that the server was started with."""
+    for place, descriptor in enumerate(job.descriptors):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    environment, arguments = job.request["environment"], job.request["arguments"]
+    for name in before - set(environment):
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+    os.chdir(job.request["folder"])
+    sys.argv = ["tdabench", *arguments]
+    tempfile.tempdir = None  # found anew
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(" ".join(sys.argv[:2]), encoding="utf-8")  # what top shows
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # as in a process of its own; the numbers that matter have seeds
+    from tdabench.cli import run
+
+    status = run(arguments)
+    # The interpreter's own end, without taking apart what was imported: that takes longer than many a job.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
