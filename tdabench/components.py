@@ -71,16 +71,24 @@ def build(cls: type, settings: Any, *, where: str) -> Any:
         except TypeError as error:
             raise ValueError(f"{where}: {error}.") from error
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    unknown = [key for key in settings if key not in fields]
+    unknown = [f"{prefix}{key}" for key in settings if key not in fields]
     if unknown:
         known = ", ".join(key for key in fields if key != "name") or "none"
-        raise ValueError(f"Unknown key {prefix}{unknown[0]}; the known ones are: {known}.")
-    for key, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and key not in settings:
-            raise ValueError(f"The key {prefix}{key} is missing.")
+        raise ValueError(f"Unknown key{_list(unknown)}; the known ones are: {known}.")
+    missing = [f"{prefix}{key}" for key, field in fields.items() if _is_required(field) and key not in settings]
+    if missing:
+        raise ValueError(f"The key{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _convert(value, hints[key], f"{prefix}{key}") for key, value in settings.items()})
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _list(names: list[str]) -> str:
+    """Give names as what follows a noun: `` one``, or ``s one, other``."""
+    return ("s " if len(names) > 1 else " ") + ", ".join(names)
 
 
 def describe(component: Component) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tdabench.components import Component, describe, instantiate
+from tdabench.components import Component, build, describe, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.reading import read_yaml
 from tdabench.records import load_record, save_json
@@ -294,6 +294,19 @@ def test_the_name_is_the_files_and_no_key(tmp_path):
 
     with pytest.raises(ValueError, match="an experiment is named by its file"):
         load_experiment(path)
+
+
+def test_all_keys_of_a_mapping_that_are_missing_are_named_at_once():
+    @dataclasses.dataclass
+    class Settings:
+        one: int
+        two: int
+        three: int = 3
+
+    with pytest.raises(ValueError, match=r"^The keys m\.one, m\.two are missing\.$"):
+        build(Settings, {}, where="m")
+    with pytest.raises(ValueError, match=r"^Unknown keys m\.four, m\.five; the known ones are: one, two, three\.$"):
+        build(Settings, {"four": 4, "five": 5}, where="m")
 
 
 @pytest.mark.parametrize(

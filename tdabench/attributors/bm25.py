@@ -1,6 +1,7 @@
 """BM25 (Robertson et al., 1994), a baseline that needs no model: which rows share words with a query."""
 
 import dataclasses
+import logging
 from types import ModuleType
 
 import torch
@@ -71,4 +72,5 @@ def _import_bm25s() -> ModuleType:
         import bm25s
     except ImportError as error:
         raise ImportError("BM25 needs bm25s: pip install 'tdabench[language]'.") from error
+    logging.getLogger("bm25s").setLevel(logging.INFO)  # it tells every step, as a fault-finder would
     return bm25s

@@ -119,7 +119,7 @@ def _prepare(attributor: Kronfluence, problem: Problem) -> None:
     layers = tracked_layers(problem)
     left_out = output_embeddings(problem.models[0]) if is_text(problem.train) else []
     if left_out:
-        message = f"{attributor.strategy} leaves the output embedding ({', '.join(left_out)}) out of its layers"
+        message = f"the output embedding ({', '.join(left_out)}) is left out of the layers"
         warnings.warn(AttributionWarning(message), stacklevel=3)
     require_disk(
         problem.models[0],

@@ -93,7 +93,10 @@ class Question:
     def beginning(self) -> str:
         """Its first words, as one line."""
         text = " ".join("".join(self.pieces).replace("⏎", " ").replace("␣", " ").split())
-        return text if len(text) <= 160 else f"{text[:159]}…"
+        if len(text) <= 160:
+            return text
+        cut = text[:159]
+        return f"{cut.rpartition(' ')[0] or cut}…"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
