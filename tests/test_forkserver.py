@@ -14,8 +14,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server n
 REPOSITORY = Path(__file__).parents[1]
 # Starts a server, runs commands one after another (each a line of shell), and says what each came to.
 OWNER = """
-import subprocess, sys
+import signal, subprocess, sys
 from tdabench import forkserver
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, as in the background
 forkserver.GPUS = ()
 server = forkserver.start()
 print(server.pid, flush=True)
@@ -283,6 +284,18 @@ def test_a_command_outside_the_run_that_started_the_server_runs_by_itself(owner,
 
     assert "tdabench dataset: outside" in done.stderr
     assert not owner.was_forked()
+
+
+def test_an_interrupt_that_is_ignored_is_ignored_by_the_job_too(owner):
+    told = "Path('job').write_text(str(os.getpid()))\ntime.sleep(3)\nraise ValueError('went on')"
+    owner.begin(told, f"trap '' INT; {COMMAND}")
+    owner.wait_for("job")
+    command = next(child for child in psutil.Process(owner.process.pid).children() if child.pid != owner.server.pid)
+
+    command.send_signal(signal.SIGINT)
+
+    assert owner.end() == 1
+    assert "tdabench dataset: went on" in owner.errors()
 
 
 def test_another_interpreter_is_not_served(owner):
