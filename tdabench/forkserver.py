@@ -12,9 +12,12 @@ was asked anything before a fork does not work after it.
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import functools
+import gc
 import importlib
+import io
 import json
 import os
 import selectors
@@ -36,7 +39,10 @@ PRELOADED = ("torch", "safetensors.torch", "scipy.special", "yaml", "kronfluence
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS_BYTES = 4
-LONGEST_ADDRESS = 100  # what the system takes for the path of a socket
+STANDARD = (0, 1, 2)
+# Stages that a fork would measure wrongly: it has imported what others would have to.
+ALONE = {"measure", "plan"}
+KILLED_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def start() -> subprocess.Popen[bytes] | None:
@@ -44,21 +50,30 @@ def start() -> subprocess.Popen[bytes] | None:
 
     Returns:
         The server, which must be kept: it ends when it is let go of. None where there is none: not on Linux from 5.3,
-        with a GPU, or if ``TDABENCH_FORKSERVER`` is set (to anything: ``off``).
+        with a GPU, if ``TDABENCH_FORKSERVER`` is set (to anything: ``off``), or if it can't be started.
     """
     if VARIABLE in os.environ or not _can_watch() or any(Path(gpu).exists() for gpu in GPUS):
         return None
-    folder = tempfile.mkdtemp(prefix="tdabench-")  # nobody else may enter
-    address = os.path.join(folder, "socket")
-    if len(address) > LONGEST_ADDRESS:
-        shutil.rmtree(folder)
+    folder = None
+    try:
+        folder = tempfile.mkdtemp(prefix="tdabench-")  # nobody else may enter
+        address = os.path.join(folder, "socket")
+        server = _start_at(address)
+    except OSError:  # no room for a folder, a socket with so long a path, or a process
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         return None
+    os.environ[VARIABLE] = f"{os.getpid()}:{address}"
+    return server
+
+
+def _start_at(address: str) -> subprocess.Popen[bytes]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(128)
         one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-        server = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(listener.fileno()), folder],
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(listener.fileno()), os.path.dirname(address)],
             env={**os.environ, **one},
             stdin=subprocess.PIPE,  # whose end says that this process has ended
             stdout=subprocess.DEVNULL,
@@ -66,8 +81,6 @@ def start() -> subprocess.Popen[bytes] | None:
             pass_fds=(listener.fileno(),),
             start_new_session=True,  # Ctrl-C is the jobs' affair
         )
-    os.environ[VARIABLE] = f"{os.getpid()}:{address}"
-    return server
 
 
 def _can_watch() -> bool:
@@ -88,14 +101,16 @@ def run_in_fork(arguments: Sequence[str]) -> int | None:
     A signal to this process goes to the job; if a signal ended the job, it ends this process too.
     """
     owner, _, address = os.environ.get(VARIABLE, "").partition(":")
-    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1" or not _descends_from(int(owner)):
+    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1" or not ALONE.isdisjoint(arguments):
+        return None
+    if not (_has_standard_files() and _descends_from(int(owner))):
         return None
     request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
     content = json.dumps({**request, "interpreter": _interpreter()}).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
-            socket.send_fds(connection, [len(content).to_bytes(8, "big")], [0, 1, 2])
+            socket.send_fds(connection, [len(content).to_bytes(8, "big")], STANDARD)
             connection.sendall(content)
         except OSError:
             return None
@@ -130,6 +145,14 @@ def _passed_on(connection: socket.socket) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _has_standard_files() -> bool:
+    """Say whether input, output and error are open; the number of one that is not would be another file's."""
+    try:
+        return all(os.fstat(descriptor) for descriptor in STANDARD)
+    except OSError:
+        return False
+
+
 def _descends_from(ancestor: int) -> bool:
     """Say whether this process was started by another, or by one that it started."""
     process = os.getppid()
@@ -143,9 +166,10 @@ def _descends_from(ancestor: int) -> bool:
 
 
 def _interpreter() -> list[Any]:
-    """Say which Python this is, so that one in a container is another."""
+    """Say which Python this is, and what it was told: one in a container is another."""
     found = os.stat(sys.executable)
-    return [sys.prefix, found.st_dev, found.st_ino, found.st_mtime_ns]
+    told = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_"))}
+    return [sys.prefix, found.st_dev, found.st_ino, found.st_mtime_ns, told]
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:
@@ -176,7 +200,7 @@ def main() -> None:
 
 
 def _import(name: str) -> None:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):  # a job says what is wrong with it
         importlib.import_module(name)
 
 
@@ -187,7 +211,7 @@ class _Job:
     Attributes:
         request: The command's arguments, folder and environment.
         descriptors: The command's standard input, output and error.
-        connection: Kept open, so that the command waits for the job even if the server is no more.
+        connection: Kept open: its end says that the job has ended, even if the server is no more.
     """
 
     request: dict[str, Any]
@@ -232,16 +256,18 @@ class _Server:
         connection.settimeout(10)
         request, descriptors = None, []
         with contextlib.suppress(OSError, ValueError):  # the command has ended meanwhile
-            length, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
+            length, descriptors, _, _ = socket.recv_fds(connection, 8, len(STANDARD))
             request = json.loads(_receive(connection, int.from_bytes(length, "big")))
-        process = None
+        process, server = None, os.getpid()
         with contextlib.suppress(OSError):  # no room for another process
-            if request is not None and request["interpreter"] == _interpreter():
+            if request is not None and len(descriptors) == len(STANDARD) and request["interpreter"] == _interpreter():
+                gc.freeze()  # what is the server's is not a job's to look through
                 process = os.fork()
         if process is not None:
             with contextlib.suppress(OSError):  # a group of its own, with all that it starts, from both sides at once
                 os.setpgid(process, process)
         if process == 0:
+            _die_with(server)
             self._let_go()
             return _Job(request, descriptors, connection)
         for descriptor in descriptors:
@@ -274,7 +300,7 @@ class _Server:
         if not numbers:
             self.selector.unregister(connection)
         for number in numbers or [signal.SIGKILL]:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 os.killpg(process, number)
 
     def _report(self, process: int, handle: int, connection: socket.socket) -> None:
@@ -286,6 +312,13 @@ class _Server:
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         with connection, contextlib.suppress(OSError):
             connection.sendall(code.to_bytes(STATUS_BYTES, "big", signed=True))
+
+
+def _die_with(server: int) -> None:
+    """Have this process killed when its parent ends: then nobody would hear of it, and its command does its work."""
+    ctypes.CDLL(None).prctl(KILLED_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != server:  # it has ended already
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run(job: _Job, before: set[str]) -> NoReturn:
@@ -302,16 +335,23 @@ def _run(job: _Job, before: set[str]) -> NoReturn:
     tempfile.tempdir = None  # found anew
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(" ".join(sys.argv[:2]), encoding="utf-8")  # what top shows
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # as in a process of its own; the numbers that matter have seeds
+    # As in a process of its own; what matters here has seeds, a plug-in's random numbers may not.
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
+        sys.modules["numpy"].random.seed()
     from tdabench.cli import run
 
     status = run(arguments)
     # The interpreter's own end, without taking apart what was imported: that takes longer than many a job.
     threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):  # older than the job
+        if stream is not None and not stream.closed:
+            stream.flush()
+    for one in gc.get_objects():  # files that were left open
+        if type(one) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+            with contextlib.suppress(ValueError):  # it is closed
+                one.flush()
     os._exit(status)
 
 

@@ -13,6 +13,8 @@ import psutil
 
 # Seconds between two looks at the memory: what grows faster than that by the rest of the machine is not caught.
 LOOK = 0.1
+# Seconds for what was killed to be gone; what waits for a disk that does not answer never is.
+PATIENCE = 30
 
 
 class OutOfMemory(Exception):
@@ -139,7 +141,8 @@ def _end(process: Any) -> None:
         except psutil.Error:
             continue
     process.join()
-    while any(_runs(one) for one in family):  # a signal was sent, and may be on its way: memory is not free yet
+    deadline = time.monotonic() + PATIENCE
+    while any(_runs(one) for one in family) and time.monotonic() < deadline:  # the signals may be on their way
         time.sleep(LOOK / 10)
 
 

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tdabench import forkserver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server needs Linux")
 REPOSITORY = Path(__file__).parents[1]
@@ -150,26 +153,27 @@ def test_a_plug_in_that_was_edited_between_two_commands_is_read_anew(owner):
 def test_what_was_left_for_the_end_of_the_interpreter_is_done(owner):
     told = (
         "import atexit, threading\natexit.register(Path('at-exit').touch)\n"
-        "threading.Timer(1, Path('in-thread').touch).start()\nprint('buffered')\nraise ValueError('-')"
+        "threading.Timer(1, Path('in-thread').touch).start()\nprint('buffered')\n"
+        "multiprocessing.kept = open('left-open', 'w')\nmultiprocessing.kept.write('kept')\nraise ValueError('-')"
     )
 
     assert owner.run(told, COMMAND.replace(" --output", " > said --output")) == 1
 
     assert (owner.folder / "at-exit").is_file()
     assert (owner.folder / "in-thread").is_file()
+    assert (owner.folder / "left-open").read_text() == "kept"
     assert (owner.folder / "said").read_text() == "buffered\n"
 
 
-def test_two_forks_draw_other_random_numbers_where_no_seed_is_set(owner):
-    drawn = "(numpy.random.rand(), random.random())"
-    told = f"import numpy, random; Path('{{}}').write_text(str({drawn})); raise ValueError('-')"
+@pytest.mark.parametrize("drawn", ["numpy.random.rand()", "random.random()", "float(torch.rand(()))"])
+def test_two_forks_draw_other_random_numbers_where_no_seed_is_set(owner, drawn):
+    told = f"import numpy, random, torch; Path('{{}}').write_text(str({drawn})); raise ValueError('-')"
 
     owner.run(told.format("one"))
     owner.run(told.format("two"))
 
-    one, two = ((owner.folder / name).read_text().strip("()").split(", ") for name in ("one", "two"))
-    assert one[0] != two[0]
-    assert one[1] != two[1]
+    one, two = (float((owner.folder / name).read_text()) for name in ("one", "two"))
+    assert one != two
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -255,14 +259,43 @@ def test_a_command_whose_server_was_killed_runs_by_itself(owner):
     assert not owner.was_forked()
 
 
+def test_a_job_whose_server_is_killed_ends_too_and_its_command_does_its_work(owner):
+    told = (
+        "Path(f'begun-{os.getpid()}').touch()\nwhile not Path('go').exists(): time.sleep(0.05)\nraise ValueError('-')"
+    )
+    owner.begin(told)
+    deadline = time.monotonic() + 60
+    while not (begun := list(owner.folder.glob("begun-*"))):
+        assert time.monotonic() < deadline, owner.errors()
+        time.sleep(0.05)
+    job = int(begun[0].name.partition("-")[2])
+
+    owner.server.kill()
+
+    assert is_gone(job)
+    (owner.folder / "go").touch()
+    assert owner.end() == 1
+    assert len(list(owner.folder.glob("begun-*"))) == 2
+    assert not owner.was_forked()
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_command_without_a_standard_file_runs_by_itself(owner, closed):
+    assert owner.run("raise ValueError('alone')", f"{COMMAND} {closed}") == 1
+    assert not owner.was_forked()
+    assert owner.run("raise ValueError('next')") == 1
+    assert owner.was_forked()
+
+
 @pytest.mark.parametrize(
     "command",
     [
+        COMMAND.replace("OMP_NUM_THREADS=1", "OMP_NUM_THREADS=1 PYTHONHASHSEED=7"),
         COMMAND.replace("OMP_NUM_THREADS=1", "OMP_NUM_THREADS=2"),
         COMMAND.replace("OMP_NUM_THREADS=1", "OMP_NUM_THREADS=1 TDABENCH_FORKSERVER=1${TDABENCH_FORKSERVER#*:}"),
         COMMAND.replace("OMP_NUM_THREADS=1", "OMP_NUM_THREADS=1 TDABENCH_FORKSERVER=off"),
     ],
-    ids=["more threads", "another owner", "off"],
+    ids=["another Python", "more threads", "another owner", "off"],
 )
 def test_a_command_that_the_server_can_not_stand_for_runs_by_itself(owner, command):
     assert owner.run("raise ValueError('alone')", command) == 1
@@ -312,10 +345,30 @@ def test_another_interpreter_is_not_served(owner):
 
 
 def test_no_server_where_there_is_a_gpu(monkeypatch, tmp_path):
-    from tdabench import forkserver
-
     monkeypatch.delenv("TDABENCH_FORKSERVER", raising=False)
     monkeypatch.setattr(forkserver, "GPUS", (str(tmp_path),))
 
     assert forkserver.start() is None
     assert "TDABENCH_FORKSERVER" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["ü" * 50, "x" * 120], ids=["long in bytes", "long"])
+def test_no_server_where_its_address_is_too_long(monkeypatch, tmp_path, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.delenv("TDABENCH_FORKSERVER", raising=False)
+    monkeypatch.setattr(forkserver, "GPUS", ())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+
+    assert forkserver.start() is None
+    assert "TDABENCH_FORKSERVER" not in os.environ
+    assert list((tmp_path / name).iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["measure", "plan"])
+def test_what_measures_costs_is_not_forked(monkeypatch, stage):
+    # Of a process that does not descend from this one nothing would be served: the stage alone decides.
+    monkeypatch.setattr(forkserver, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
+    monkeypatch.setenv("TDABENCH_FORKSERVER", f"{os.getppid()}:/nowhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    assert forkserver.run_in_fork([stage, "experiment"]) is None

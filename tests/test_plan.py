@@ -1,5 +1,7 @@
 """``tdabench plan`` and ``measure``, on real digits."""
 
+import sys
+
 import pytest
 
 from tdabench import cli
@@ -143,6 +145,7 @@ def test_an_interrupted_measurement_goes_on_with_the_methods_that_it_had_not_don
     methods = 'first: {attributor: "cut:Counted"}\n  second: {attributor: "cut:Cut"}\n'
     (tmp_path / "experiments" / "tiny.yaml").write_text(EXPERIMENT.split("  slow:")[0] + "  " + methods)
     (tmp_path / "cut.py").write_text(CUT)
+    monkeypatch.delitem(sys.modules, "cut", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -158,12 +161,14 @@ def test_an_interrupted_measurement_goes_on_with_the_methods_that_it_had_not_don
     assert [path.name for path in (tmp_path / COSTS).parent.iterdir()] == ["costs.json"]
 
 
-def test_a_method_with_other_settings_is_measured_anew_after_an_interruption(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", ["settings", "file"])
+def test_a_method_that_was_changed_after_an_interruption_is_measured_anew(tmp_path, monkeypatch, changed):
     (tmp_path / "experiments").mkdir()
     file = tmp_path / "experiments" / "tiny.yaml"
     methods = '  first: {{attributor: "cut:Counted", scale: {}}}\n  second: {{attributor: "cut:Cut"}}\n'
     file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(1))
     (tmp_path / "cut.py").write_text(CUT)
+    monkeypatch.delitem(sys.modules, "cut", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -171,7 +176,10 @@ def test_a_method_with_other_settings_is_measured_anew_after_an_interruption(tmp
         cli.main(["plan", "tiny"])
     once = (tmp_path / "calls").read_text()
     (tmp_path / "go").touch()
-    file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(2))
+    if changed == "settings":
+        file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(2))
+    else:
+        (tmp_path / "cut.py").write_text(CUT + "# mended\n")
     assert cli.main(["plan", "tiny"]) == 0
 
     assert (tmp_path / "calls").read_text() == 2 * once

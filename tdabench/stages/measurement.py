@@ -16,7 +16,7 @@ from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
 from tdabench.attributors.run import run_attributor, run_calibration, run_chain, score_chains
-from tdabench.components import Component, instantiate
+from tdabench.components import Component, describe, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
@@ -27,6 +27,7 @@ from tdabench.machine import find_commit
 from tdabench.planning.costs import QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
 from tdabench.records import load_json, make_record, plain, save_json
+from tdabench.seals import check_seal
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import ModelFactory, load_data
 from tdabench.training.losses import losses_of
@@ -101,12 +102,14 @@ class _Finished:
     def __init__(self, path: Path, rig: _Rig) -> None:
         self.path = path
         experiment = rig.experiment
-        shared = {"data": experiment.data, "checkpoints": experiment.checkpoints, "model": experiment.model}
+        data, model = describe(experiment.data.component), describe(experiment.model)
+        shared = {"data": data, "sizes": experiment.data, "checkpoints": experiment.checkpoints, "model": model}
         shared |= {"training": experiment.training, "threads": rig.threads, "device": str(rig.device)}
         self._shared = {**shared, "code": find_commit()}
         self._methods: dict[str, Any] = {}
         if path.is_file():
-            with contextlib.suppress(ValueError):  # damaged: measured again
+            with contextlib.suppress(ValueError, KeyError):  # damaged: measured again
+                check_seal(path)
                 kept = load_json(path)
                 if kept["record"]["settings"] == plain(self._shared):
                     self._methods = kept["methods"]
@@ -114,10 +117,10 @@ class _Finished:
     def get(self, method: str, component: Component) -> Fitted | None:
         """Give what a method's jobs cost, by rule; None if it is still to be measured."""
         kept = self._methods.get(method)
-        return kept["costs"] if kept is not None and kept["component"] == plain(component) else None
+        return kept["costs"] if kept is not None and kept["component"] == plain(describe(component)) else None
 
     def keep(self, method: str, component: Component, costs: Fitted) -> None:
-        self._methods[method] = {"component": component, "costs": costs}
+        self._methods[method] = {"component": describe(component), "costs": costs}
         save_json(self.path, {"methods": self._methods}, make_record(self._shared))
 
 
