@@ -12,6 +12,7 @@ QUANTITIES = ("seconds", "host_bytes", "device_bytes", "disk_bytes")
 COSTS_FILE = Path("measure") / "costs.json"
 # What is measured: large enough for a batch and for what TRAK projects to, small enough for minutes.
 TRAIN, QUERY, DRAWS = 256, 32, 3
+MEASURED_EPOCHS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
+from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, Costs, Size, load_costs
 
 if TYPE_CHECKING:
     from tdabench.config import Experiment
@@ -114,7 +114,7 @@ def cost_of(
 ) -> dict[str, float] | None:
     """Give each quantity of one job without its start; None if it was not measured."""
     if rule == "train":
-        return costs.predict("train", training_size(experiment, train_size))
+        return _train(experiment, costs, train_size)
     if rule == "retrain":
         return _retrain(experiment, costs, train_size)
     if rule == "evaluate":
@@ -124,9 +124,19 @@ def cost_of(
     return None
 
 
+def _train(experiment: "Experiment", costs: Costs, examples: int) -> dict[str, float] | None:
+    """Give the cost of one training run; its memory is that of a batch, however many of them there are."""
+    recipe = experiment.training
+    found = costs.predict("train", training_size(experiment, examples))
+    of_batch = costs.predict("train", Size(train=min(recipe.epochs, MEASURED_EPOCHS) * recipe.batch_size))
+    if found is None or of_batch is None:
+        return None
+    return {**found, **{name: min(found[name], of_batch[name]) for name in ("host_bytes", "device_bytes")}}
+
+
 def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
     bank = experiment.bank
-    one = costs.predict("train", training_size(experiment, round(train_size * bank.fraction)))
+    one = _train(experiment, costs, round(train_size * bank.fraction))
     loss = costs.predict("loss", Size(query=num_queries(experiment)))
     if one is None or loss is None:
         return None

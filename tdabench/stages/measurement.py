@@ -24,7 +24,7 @@ from tdabench.devices import choose_device
 from tdabench.examples import Examples
 from tdabench.files import remove_file
 from tdabench.machine import find_commit
-from tdabench.planning.costs import QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
+from tdabench.planning.costs import MEASURED_EPOCHS, QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
 from tdabench.records import load_json, make_record, plain, save_json
 from tdabench.seals import check_seal
@@ -153,7 +153,7 @@ def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list
     from tdabench.training.recipe import train
 
     recipe = rig.experiment.training
-    recipe = dataclasses.replace(recipe, epochs=min(recipe.epochs, 2), warmup_steps=0)
+    recipe = dataclasses.replace(recipe, epochs=min(recipe.epochs, MEASURED_EPOCHS), warmup_steps=0)
     warmup = rig.examples("train", 0)
     measured = []
     for count in counts:

@@ -82,3 +82,14 @@ def test_the_plan_has_every_job_of_the_experiment(tmp_path):
         "report": 1,
     }
     assert count_others(experiment) == others
+
+
+@pytest.mark.parametrize("quantity", ["host_bytes", "device_bytes"])
+def test_the_memory_of_training_is_that_of_a_batch_however_much_is_trained_on(tmp_path, quantity):
+    experiment = make_experiment(tmp_path)  # batches of 64; costs are measured over two epochs, of one batch each
+    costs = make_costs(1.0)
+    costs.coefficients["train"][quantity] = {"one": 1e9, "train": 1e6}
+
+    found = [cost_of(rule, experiment, costs, size)[quantity] for rule in ("train", "retrain") for size in (250, 500)]
+
+    assert found == [1e9 + 2 * 64 * 1e6] * 4
