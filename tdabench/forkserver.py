@@ -6,8 +6,9 @@ ends as the job ended. What the package and its plug-ins hold is imported in the
 
 A job runs by itself where the server can't stand for it: with more than one thread (libraries count theirs when they
 are imported), with another interpreter (a container), outside the run that started the server (a cluster's job gets the
-variables of the login node), or if the server does not answer. On a machine with a GPU none is started: a driver that
-was asked anything before a fork does not work after it.
+variables of the login node), without one of the three standard files, to measure what jobs cost, or if the server does
+not answer. Its peak memory is lower than by itself: pages of libraries that it never touches are not counted. On a
+machine with a GPU no server is started: a driver that was asked anything before a fork does not work after it.
 """
 
 import atexit
@@ -101,9 +102,9 @@ def run_in_fork(arguments: Sequence[str]) -> int | None:
     A signal to this process goes to the job; if a signal ended the job, it ends this process too.
     """
     owner, _, address = os.environ.get(VARIABLE, "").partition(":")
-    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1" or not ALONE.isdisjoint(arguments):
+    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1":
         return None
-    if not (_has_standard_files() and _descends_from(int(owner))):
+    if not ALONE.isdisjoint(arguments[:1]) or not (_has_standard_files() and _descends_from(int(owner))):
         return None
     request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
     content = json.dumps({**request, "interpreter": _interpreter()}).encode()

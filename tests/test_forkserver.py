@@ -366,7 +366,6 @@ def test_no_server_where_its_address_is_too_long(monkeypatch, tmp_path, name):
 
 @pytest.mark.parametrize("stage", ["measure", "plan"])
 def test_what_measures_costs_is_not_forked(monkeypatch, stage):
-    # Of a process that does not descend from this one nothing would be served: the stage alone decides.
     monkeypatch.setattr(forkserver, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
     monkeypatch.setenv("TDABENCH_FORKSERVER", f"{os.getppid()}:/nowhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
