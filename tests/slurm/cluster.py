@@ -36,7 +36,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 GresTypes=gpu
-ReturnToService=2
+# A node that is set down stays down until it is resumed, however soon it answers.
+ReturnToService=1
 MpiDefault=none
 KillWait=2
 # A job whose node went down is Snakemake's to send again, unless it asks Slurm; then within seconds, not minutes.
