@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
-from tdabench.attributors.run import run_attributor, run_chain, score_chains
+from tdabench.attributors.run import batches_of, run_attributor, run_chain, score_chains
 from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
 
@@ -25,7 +25,8 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
 
     Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
     same generator, and nothing touched: the models, the examples and the global random states. If it samples chains
-    apart (``tdabench.attributors.base.ChainAttributor``), also that they give the same scores in any order.
+    apart (``tdabench.attributors.base.ChainAttributor``), also that they give the same scores in any order; if it says
+    what its batches are (``Batched``), that this can be used.
 
     Args:
         informative: Whether self-influence should be positive; not so for baselines that ignore the data.
@@ -41,6 +42,7 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
         raise TypeError(f"{name} has no method attribute(problem, *, generator).")
     with tempfile.TemporaryDirectory() as folder:
         problem = (make_text_problem if text else make_image_problem)(Path(folder), seed=seed)
+        batches_of(attributor, problem)
         first = _run(attributor, problem, seed)
         second = _run(attributor, problem, seed)
         if not torch.equal(first, second):

@@ -110,6 +110,18 @@ def test_a_wrong_result_is_an_error(unchecked_types, error, change, message):
         check_attributor(Plugin(lambda problem, _: change(_similarity(problem))))
 
 
+@pytest.mark.parametrize(
+    "told", [{"queries": 5}, {"train": -1}, {"query": 2.5}, {"train": True}, [250, 250, 0]], ids=str
+)
+def test_batches_that_a_plan_can_not_use_are_an_error(unchecked_types, told):
+    class Batching(Plugin):
+        def batch_sizes(self, problem: Problem) -> object:
+            return told
+
+    with pytest.raises(ValueError, match=rf"batch_sizes\(\) of Batching must give .* got {re.escape(repr(told))}\."):
+        check_attributor(Batching(lambda problem, _: _similarity(problem)))
+
+
 def test_negative_scores_for_helpful_examples_are_an_error():
     with pytest.raises(
         ValueError, match=r"Plugin gives an example a mean score of -.* Is the sign the wrong way round"

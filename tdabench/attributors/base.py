@@ -165,6 +165,27 @@ class Restricted(Attributor, Protocol):
         ...
 
 
+@runtime_checkable
+class Batched(Attributor, Protocol):
+    """A method whose memory ends to grow where its batches are full, and that can say where: then a plan knows it.
+
+    The memory of a method that doesn't say is taken to grow with every example and query.
+    """
+
+    def batch_sizes(self, problem: Problem) -> dict[str, int] | None:
+        """Give the most examples of ``train``, ``query`` and ``reference`` that it works on at once.
+
+        Beside them it may hold all examples, its losses and its scores.
+
+        Args:
+            problem: One with fewer examples than a batch may have; they are no limit.
+
+        Returns:
+            By part; 0 for one that is not used. A part that is missing has no limit; None: nor has any other.
+        """
+        ...
+
+
 class Unsupported(Exception):
     """Raised by a method that can't run on a problem; the message says why, for the table."""
 

@@ -23,6 +23,10 @@ class Random:
         shape = num_examples(problem.query), num_examples(problem.train)
         return torch.randn(shape, generator=generator, device=generator.device)
 
+    def batch_sizes(self, problem: Problem) -> dict[str, int]:
+        """Use none."""
+        return {"train": 0, "query": 0, "reference": 0}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryIndependent:
@@ -57,8 +61,16 @@ class QueryIndependent:
             ]
         return torch.cat(scores).expand(num_query, -1).clone()
 
+    def batch_sizes(self, problem: Problem) -> dict[str, int]:
+        """Give the examples of a pass."""
+        size = self._size(problem.train)
+        return {"train": size, "query": size, "reference": 0}
+
+    def _size(self, examples: Examples) -> int:
+        return self.batch_size or batch_size_of(examples, most=250)
+
     def _batches(self, examples: Examples, description: str) -> Iterator[Examples]:
-        size = self.batch_size or batch_size_of(examples, most=250)
+        size = self._size(examples)
         return progress(batches(examples, size), description, total=-(-num_examples(examples) // size))
 
     def _differentiate(

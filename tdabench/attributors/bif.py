@@ -13,7 +13,7 @@ from tdabench.attributors.auto import AUTO, settle
 from tdabench.attributors.base import Problem
 from tdabench.attributors.blocks import require_memory
 from tdabench.attributors.calibration import calibrate_chain
-from tdabench.attributors.chains import chain_generator, record_chain
+from tdabench.attributors.chains import chain_batches, chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.restriction import require_patterns, restrict_model
 from tdabench.attributors.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
@@ -201,6 +201,10 @@ class BIF:
         """Count the parameters that move."""
         parameters = restrict_model(problem.models[0], self.restrict).parameters()
         return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+
+    def batch_sizes(self, problem: Problem) -> dict[str, int] | None:
+        """Give the most examples at once, of a minibatch and of a pass; None where the losses of tokens are kept."""
+        return None if self.level == "token" else chain_batches(self, problem)
 
     def _walk(self, problem: Problem, steps: int, generator: torch.Generator) -> Iterator[Step]:
         return sample_chain(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,12 @@ def measure_losses(
 ) -> Float[Tensor, " example"]:
     """Measure every example's loss at a draw, so many at a time; None for as many as fit in a little memory."""
     return torch.cat([problem.loss(model, batch) for batch in batches(examples, batch_size or batch_size_of(examples))])
+
+
+def chain_batches(settings: Any, problem: Problem) -> dict[str, int]:
+    """Give the most examples at once of a method whose chains ``record_chain`` records, by its settings."""
+    losses = settings.loss_batch_size or batch_size_of(problem.train)
+    return {"train": losses, "query": losses, "reference": settings.microbatch or settings.batch_size}
 
 
 def record_chain(

@@ -113,6 +113,11 @@ class Kronfluence:
         _prepare(self, problem)
         return attribute_part(self, problem, generator, per_token=True)
 
+    def batch_sizes(self, problem: Problem) -> dict[str, int]:
+        """Give the most examples at once; of queries, those whose gradients are held."""
+        fit, train, held = _most_at_once(self, problem)
+        return {"reference": 0 if self.strategy == "identity" else fit, "train": train, "query": held}
+
 
 def _prepare(attributor: Kronfluence, problem: Problem) -> None:
     """Check what can be checked before the fit, and say what is left out."""
@@ -170,22 +175,27 @@ def attribute_part(
         return analyzer.load_pairwise_scores(scores_name)["all_modules"].float()
 
 
+def _most_at_once(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int]:
+    """Give the most examples of a batch when fitting, of training examples, and of queries that are held at once."""
+    usual, held = 250, 1000
+    if is_text(problem.train):
+        model = problem.models[0]
+        usual = max(1, min(usual, BATCH_TOKENS // problem.train["input_ids"].shape[1]))
+        held = gradients_within(model, tracked_layers(problem), memory_bytes=QUERY_BYTES)
+    return attributor.fit_batch_size or usual, attributor.train_batch_size or usual, attributor.query_batch_size or held
+
+
 def _batch_sizes(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int, int]:
     """Give the examples of a batch when fitting, of training examples, of queries, and how many of those are one pass.
 
     A batch of queries is no larger than one of training examples where those are rows of tokens: their gradients may
     be few numbers, but their logits are many.
     """
-    model, usual, held = problem.models[0], 250, attributor.query_batch_size or 1000
-    language = is_text(problem.train)
-    if language:
-        usual = max(1, min(usual, BATCH_TOKENS // problem.train["input_ids"].shape[1]))
-        fitting = gradients_within(model, tracked_layers(problem), memory_bytes=QUERY_BYTES)
-        held = attributor.query_batch_size or fitting
+    fit, train, held = _most_at_once(attributor, problem)
+    fit = min(fit, num_examples(problem.reference))
+    train = min(train, num_examples(problem.train))
     held = min(held, num_examples(problem.query))
-    fit = min(attributor.fit_batch_size or usual, num_examples(problem.reference))
-    train = min(attributor.train_batch_size or usual, num_examples(problem.train))
-    accumulated = math.ceil(held / train) if language else 1
+    accumulated = math.ceil(held / train) if is_text(problem.train) else 1
     return fit, train, math.ceil(held / accumulated), accumulated
 
 

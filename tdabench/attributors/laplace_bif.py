@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tdabench.attributors.base import Problem, Unsupported
 from tdabench.attributors.blocks import require_memory
-from tdabench.attributors.chains import Measure, chain_generator, record_chain
+from tdabench.attributors.chains import Measure, chain_batches, chain_generator, record_chain
 from tdabench.attributors.estimators import require_estimate
 from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
 from tdabench.attributors.restriction import require_patterns, restrict_model
@@ -145,6 +145,10 @@ class LaplaceBIF:
             ValueError: If every chain diverged.
         """
         return estimate_scores(self, chains, problem, remedy=self._remedy, markov=False)
+
+    def batch_sizes(self, problem: Problem) -> dict[str, int]:
+        """Give the most examples at once, of a minibatch and of a pass that measures losses."""
+        return chain_batches(self, problem)
 
     @property
     def _remedy(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import (
     Attributor,
+    Batched,
     Calibrated,
     ChainAttributor,
     Problem,
@@ -25,6 +26,7 @@ from tdabench.cost import Cost, measure_cost, phase
 
 # Scores that are checked at a time: all of them may lie on disk, and be more than fit in memory.
 AT_A_TIME = 2**20
+PARTS = ("train", "query", "reference")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,24 @@ def run_calibration(
     with _models_untouched(attributor, problem), _measured(problem) as (counted, cost), phase("fit"):
         report = attributor.calibrate(counted, generator=generator)
     return report, cost
+
+
+def batches_of(attributor: Attributor, problem: Problem) -> dict[str, int] | None:
+    """Give the most examples of each part that a method works on at once; None if it doesn't say.
+
+    Raises:
+        ValueError: If it says something else than examples by part.
+    """
+    told = attributor.batch_sizes(problem) if isinstance(attributor, Batched) else None
+    if told is None:
+        return None
+    by_part = isinstance(told, dict) and told.keys() <= set(PARTS)
+    if not by_part or any(type(most) is not int or most < 0 for most in told.values()):
+        raise ValueError(
+            f"batch_sizes() of {type(attributor).__name__} must give whole numbers, at least 0, by "
+            f"{', '.join(PARTS)}, or None; got {told!r}."
+        )
+    return told
 
 
 def score_chains(attributor: ChainAttributor, problem: Problem, chains: Sequence[dict[str, Tensor]]) -> Attribution:

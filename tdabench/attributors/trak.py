@@ -110,6 +110,11 @@ class TRAK:
             # traker gives (train, query); positive means that the example raises the query's margin: helpful.
             return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 
+    def batch_sizes(self, problem: Problem) -> dict[str, int]:
+        """Give the most examples whose gradients are in memory at once."""
+        _, size, _, _ = self._adapt(problem, self._restrict(problem))
+        return {"train": size, "query": size, "reference": 0}
+
     def _restrict(self, problem: Problem) -> nn.Module:
         """Give a copy of the first model whose only parameters are those with gradients; the others are buffers.
 

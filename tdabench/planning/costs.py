@@ -1,6 +1,7 @@
 """Costs measured at small sizes, and what they say of other sizes. Imports no torch."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from tdabench.records import load_json
 
 QUANTITIES = ("seconds", "host_bytes", "device_bytes", "disk_bytes")
+# Of these the largest phase counts, each fitted for itself: `host_bytes:fit`. Beside batches they don't grow.
+MEMORY = ("host_bytes", "device_bytes")
 # Where what `measure` found lies in an experiment's folder.
 COSTS_FILE = Path("measure") / "costs.json"
 # What is measured: large enough for a batch and for what TRAK projects to, small enough for minutes.
@@ -31,6 +34,13 @@ class Size:
     reference: int = 0
     draws: int = 0
 
+    def in_memory(self, batches: Mapping[str, int] | None) -> "Size":
+        """Give what is in memory at once, by the most examples of each part; all of it where none is told."""
+        if batches is None:
+            return self
+        most = {part: min(getattr(self, part), batches.get(part, math.inf)) for part in ("train", "query", "reference")}
+        return Size(**most)
+
     def features(self) -> dict[str, float]:
         """Give the terms of the linear model of a cost: every pass over data, every pair, and every draw's losses."""
         return {
@@ -52,24 +62,36 @@ class Costs:
     Attributes:
         start_seconds: What a job takes before its work begins: imports, and loading the data.
         device: The device that it was measured on.
-        coefficients: By kind and quantity (``QUANTITIES``), that of each feature of a ``Size``; at least 0.
+        coefficients: By kind and quantity (``QUANTITIES``; memory also by phase, as ``host_bytes:fit``), that of each
+            feature of a ``Size``; at least 0.
         problems: By kind, why it could not be measured.
+        batches: By kind, the most examples of ``train``, ``query`` and ``reference`` that are in memory at once; none
+            for a kind that has all of them there.
+        example_bytes: What an example takes as tensors.
     """
 
     start_seconds: float
     device: str
     coefficients: Mapping[str, Mapping[str, Mapping[str, float]]]
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batches: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    example_bytes: int = 0
 
     def predict(self, kind: str, size: Size) -> dict[str, float] | None:
-        """Give each quantity of a job; None if its kind was not measured."""
+        """Give each quantity of a job; None if its kind was not measured.
+
+        Memory is that of full batches where the kind's are known, without the examples and scores themselves.
+        """
         if kind not in self.coefficients:
             return None
-        features = size.features()
-        return {
-            quantity: sum(value * features[name] for name, value in self.coefficients[kind][quantity].items())
-            for quantity in QUANTITIES
-        }
+        all_of_it, at_once = size.features(), size.in_memory(self.batches.get(kind)).features()
+        found = dict.fromkeys(QUANTITIES, 0.0)
+        for name, coefficients in self.coefficients[kind].items():
+            quantity = name.partition(":")[0]
+            features = at_once if quantity in MEMORY else all_of_it
+            value = sum(coefficient * features[feature] for feature, coefficient in coefficients.items())
+            found[quantity] = max(found[quantity], value)
+        return found
 
 
 def load_costs(path: Path) -> Costs | None:
@@ -81,7 +103,7 @@ def load_costs(path: Path) -> Costs | None:
     if not path.is_file():
         return None
     content = load_json(path)
-    return Costs(**{field.name: content[field.name] for field in dataclasses.fields(Costs)})
+    return Costs(**{field.name: content[field.name] for field in dataclasses.fields(Costs) if field.name in content})
 
 
 def sizes_to_measure(base: int, draws: Any) -> Iterator[Size]:
@@ -100,26 +122,39 @@ def sizes_to_measure(base: int, draws: Any) -> Iterator[Size]:
         yield Size(train=train * base, query=query * QUERY, reference=reference * base, draws=times * few)
 
 
-def fit_costs(measured: Sequence[tuple[Size, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+def fit_costs(
+    measured: Sequence[tuple[Size, Mapping[str, float]]], batches: Mapping[str, int] | None = None
+) -> dict[str, dict[str, float]]:
     """Fit each quantity as a sum of the features that were varied, with coefficients of at least 0.
 
     Relative errors count, so that a small job is met as well as a large one. A feature that was not varied is in the
     constant.
 
     Args:
-        measured: Sizes, and the quantities measured there.
+        measured: Sizes, and the quantities measured there; one that is missing somewhere was 0 there.
+        batches: The most examples of each part that are in memory at once, where that is known.
     """
+    names = dict.fromkeys(name for _, result in measured for name in result)
+    sizes = [size for size, _ in measured]
+    at_once = [size.in_memory(batches) for size in sizes]
+    return {
+        name: _fit_one(
+            at_once if name.partition(":")[0] in MEMORY else sizes,
+            [float(result.get(name, 0)) for _, result in measured],
+        )
+        for name in names
+    }
+
+
+def _fit_one(sizes: Sequence[Size], measured: Sequence[float]) -> dict[str, float]:
     import numpy as np
     from scipy.optimize import nnls
 
-    table = [size.features() for size, _ in measured]
+    table = [size.features() for size in sizes]
     varied = [name for name in table[0] if name == "one" or len({row[name] for row in table}) > 1]
     features = np.array([[row[name] for name in varied] for row in table])
     scale = features.max(axis=0)
-    found = {}
-    for quantity in QUANTITIES:
-        values = np.array([result[quantity] for _, result in measured], dtype=float)
-        weights = 1 / np.maximum(values, max(values.max() * 1e-3, 1e-12))
-        coefficients, _ = nnls(features / scale * weights[:, None], values * weights)
-        found[quantity] = dict(zip(varied, (coefficients / scale).tolist(), strict=True))
-    return found
+    values = np.array(measured, dtype=float)
+    weights = 1 / np.maximum(values, max(values.max() * 1e-3, 1e-12))
+    coefficients, _ = nnls(features / scale * weights[:, None], values * weights)
+    return dict(zip(varied, (coefficients / scale).tolist(), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, Costs, Size, load_costs
+from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
 
 if TYPE_CHECKING:
     from tdabench.config import Experiment
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # A shard of retrains takes so many seconds where `bank.shards` says auto: long beside its start, short beside an hour.
 SHARD_SECONDS = 600.0
 FLOAT_BYTES = 4
+# Scores and losses are there as they were made, and once more as they are handed on.
+COPIES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,18 +122,47 @@ def cost_of(
     if rule == "evaluate":
         return costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
     if rule in ("attribute", "sample", "calibrate"):
-        return costs.predict(f"{rule}:{method}", size_of(experiment, method, train_size))
+        return _of_method(rule, experiment, costs, train_size, method)
     return None
 
 
+def _of_method(
+    rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str
+) -> dict[str, float] | None:
+    kind, size = f"{rule}:{method}", size_of(experiment, method, train_size)
+    found = costs.predict(kind, size)
+    if found is None or kind not in costs.batches:
+        return found
+    held = costs.example_bytes * (size.train + size.query + size.reference)
+    return _add_memory(found, held, held + _held_results(rule, experiment, size, method))
+
+
+def _held_results(rule: str, experiment: "Experiment", size: Size, method: str) -> int:
+    """Give the bytes of the losses that a job of a method keeps, and of its scores."""
+    settings = experiment.methods[method].settings
+    losses = FLOAT_BYTES * size.draws * (size.train + size.query)
+    if rule != "attribute":
+        return COPIES * losses
+    scores = COPIES * FLOAT_BYTES * size.train * size.query
+    if (limit := settings.get("memory_gib")) is not None:  # what exceeds it is made in blocks, and lies on disk
+        scores = min(scores, int(limit * 2**30))
+    return COPIES * settings.get("chains", 1) * losses + scores
+
+
+def _add_memory(found: dict[str, float], device: int, host: int) -> dict[str, float]:
+    """Add what doesn't depend on batches; of the device's only where something was measured there."""
+    device_bytes = found["device_bytes"]
+    return {
+        **found,
+        "host_bytes": found["host_bytes"] + host,
+        "device_bytes": device_bytes + device if device_bytes else 0.0,
+    }
+
+
 def _train(experiment: "Experiment", costs: Costs, examples: int) -> dict[str, float] | None:
-    """Give the cost of one training run; its memory is that of a batch, however many of them there are."""
-    recipe = experiment.training
     found = costs.predict("train", training_size(experiment, examples))
-    of_batch = costs.predict("train", Size(train=min(recipe.epochs, MEASURED_EPOCHS) * recipe.batch_size))
-    if found is None or of_batch is None:
-        return None
-    return {**found, **{name: min(found[name], of_batch[name]) for name in ("host_bytes", "device_bytes")}}
+    held = costs.example_bytes * examples
+    return None if found is None else _add_memory(found, held, held)
 
 
 def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
@@ -141,7 +172,8 @@ def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[st
     if one is None or loss is None:
         return None
     models = math.ceil(bank.subsets / num_shards(experiment, costs, train_size)) * bank.retrains
-    largest = {quantity: max(one[quantity], loss[quantity]) for quantity in one}
+    held = costs.example_bytes * num_queries(experiment)
+    largest = _add_memory({quantity: max(one[quantity], loss[quantity]) for quantity in one}, held, held)
     return {**largest, "seconds": models * (one["seconds"] + loss["seconds"])}
 
 

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import copy
+import ctypes
 import dataclasses
+import gc
 import logging
 import tempfile
 import time
@@ -15,13 +17,13 @@ import torch
 from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
-from tdabench.attributors.run import run_attributor, run_calibration, run_chain, score_chains
+from tdabench.attributors.run import batches_of, run_attributor, run_calibration, run_chain, score_chains
 from tdabench.components import Component, describe, instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
 from tdabench.devices import choose_device
-from tdabench.examples import Examples
+from tdabench.examples import Examples, batch_size_of
 from tdabench.files import remove_file
 from tdabench.machine import find_commit
 from tdabench.planning.costs import MEASURED_EPOCHS, QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
@@ -87,13 +89,21 @@ class _Rig:
         on_cpu = self.device.type == "cpu"
         return {
             "seconds": sum(part.cpu_seconds / self.threads if on_cpu else part.seconds for part in parts),
-            "host_bytes": max(part.peak_host_bytes for part in parts),
-            "device_bytes": max(part.peak_device_bytes for part in parts),
             "disk_bytes": sum(part.disk_bytes for part in parts) if disk_bytes is None else disk_bytes,
+            **{f"host_bytes:{name}": part.peak_host_bytes for name, part in cost.phases.items()},
+            **{f"device_bytes:{name}": part.peak_device_bytes for name, part in cost.phases.items()},
         }
 
 
 Fitted = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfMethod:
+    """What a method's jobs cost, by rule, and the most examples of each part that they have in memory at once."""
+
+    costs: Fitted
+    batches: dict[str, int] | None
 
 
 class _Finished:
@@ -114,38 +124,53 @@ class _Finished:
                 if kept["record"]["settings"] == plain(self._shared):
                     self._methods = kept["methods"]
 
-    def get(self, method: str, component: Component) -> Fitted | None:
-        """Give what a method's jobs cost, by rule; None if it is still to be measured."""
+    def get(self, method: str, component: Component) -> _OfMethod | None:
+        """Give what a method's jobs cost; None if it is still to be measured."""
         kept = self._methods.get(method)
-        return kept["costs"] if kept is not None and kept["component"] == plain(describe(component)) else None
+        if kept is None or kept["component"] != plain(describe(component)):
+            return None
+        return _OfMethod(kept["costs"], kept["batches"])
 
-    def keep(self, method: str, component: Component, costs: Fitted) -> None:
-        self._methods[method] = {"component": describe(component), "costs": costs}
+    def keep(self, method: str, component: Component, found: _OfMethod) -> None:
+        self._methods[method] = {"component": describe(component), **dataclasses.asdict(found)}
         save_json(self.path, {"methods": self._methods}, make_record(self._shared))
 
 
 def measure_costs(rig: _Rig, finished: _Finished) -> Costs:
     """Measure every kind of job; a method that fails at these sizes is left out, and it is said why."""
     start_seconds = time.process_time()  # imports and data: every job has them
+    example_bytes = sum(tensor[0].nbytes for tensor in rig.examples("train", 1).values())
     _measure_training(rig, (rig.base // 2,))  # the first pass of a process is slower
     model, training = _measure_training(rig, (rig.base // 2, 2 * rig.base))
-    coefficients = {"train": fit_costs(training), "loss": fit_costs(list(_measure_losses(rig, model)))}
+    batches = {
+        "train": {"train": _measured_epochs(rig) * rig.experiment.training.batch_size},
+        "loss": {"query": batch_size_of(rig.examples("test", 1))},
+    }
+    coefficients = {
+        "train": fit_costs(training, batches["train"]),
+        "loss": fit_costs(list(_measure_losses(rig, model)), batches["loss"]),
+    }
     if rig.experiment.bank is not None:
         coefficients["evaluate"] = fit_costs(list(_measure_evaluation(rig)))
     problems = {}
     for method, component in progress(list(rig.experiment.methods.items()), "measure"):
-        fitted = finished.get(method, component)
-        if fitted is None:
+        found = finished.get(method, component)
+        if found is None:
             attributor = instantiate(component, f"methods.{method}")
             try:
                 found = _measure_method(rig, model, method, attributor)
             except (Unsupported, ValueError, TypeError, RuntimeError) as error:
                 problems[method] = f"{type(error).__name__}: {error}"
                 continue
-            fitted = {rule: fit_costs(measured) for rule, measured in found.items()}
-            finished.keep(method, component, fitted)
-        coefficients |= {f"{rule}:{method}": of_rule for rule, of_rule in fitted.items()}
-    return Costs(start_seconds, str(rig.device), coefficients, problems)
+            finished.keep(method, component, found)
+        coefficients |= {f"{rule}:{method}": of_rule for rule, of_rule in found.costs.items()}
+        if found.batches is not None:
+            batches |= {f"{rule}:{method}": found.batches for rule in found.costs}
+    return Costs(start_seconds, str(rig.device), coefficients, problems, batches, example_bytes)
+
+
+def _measured_epochs(rig: _Rig) -> int:
+    return min(rig.experiment.training.epochs, MEASURED_EPOCHS)
 
 
 def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list[Measured]]:
@@ -153,11 +178,12 @@ def _measure_training(rig: _Rig, counts: Sequence[int]) -> tuple[nn.Module, list
     from tdabench.training.recipe import train
 
     recipe = rig.experiment.training
-    recipe = dataclasses.replace(recipe, epochs=min(recipe.epochs, MEASURED_EPOCHS), warmup_steps=0)
+    recipe = dataclasses.replace(recipe, epochs=_measured_epochs(rig), warmup_steps=0)
     warmup = rig.examples("train", 0)
     measured = []
     for count in counts:
         examples = rig.examples("train", count)
+        _return_memory()
         with measure_cost(rig.device) as cost:
             generator = rig.generator("train", count)
             model = rig.factory.start(examples, generator=generator).to(rig.device)
@@ -172,6 +198,7 @@ def _measure_losses(rig: _Rig, model: nn.Module) -> Iterator[Measured]:
 
     for count in (rig.base // 2, 2 * rig.base):
         query = rig.examples("test", count)
+        _return_memory()
         with measure_cost(rig.device) as cost:
             measure_queries(model, query, losses_of(query).loss_and_margin)
         yield Size(query=count), rig.quantities(cost)
@@ -187,12 +214,13 @@ def _measure_evaluation(rig: _Rig) -> Iterator[Measured]:
         scores = torch.randn(num_query, num_train, generator=generator)
         masks = torch.rand(bank.subsets, num_train, generator=generator) < bank.fraction
         losses = torch.rand(bank.subsets, bank.retrains, num_query, generator=generator)
+        _return_memory()
         with measure_cost("cpu") as cost:
             evaluate_scores(scores, masks, losses, rig.experiment.evaluation, num_scored=num_query, generator=generator)
         yield Size(train=num_train, query=num_query), rig.quantities(cost)
 
 
-def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -> dict[str, list[Measured]]:
+def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -> _OfMethod:
     """Measure the jobs of a method, by rule."""
     found: dict[str, list[Measured]] = {}
     sizes = list(sizes_to_measure(rig.base, getattr(attributor, "draws", 0)))
@@ -205,9 +233,10 @@ def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -
         attributor = apply_proposal(attributor, report["proposed"])
     for size in sizes:
         with _lend_problem(rig, model, size) as problem:
+            batches = batches_of(attributor, problem)
             for rule, cost in _run(rig, method, attributor, problem, size):
                 found.setdefault(rule, []).append((size, rig.quantities(cost)))
-    return found
+    return _OfMethod({rule: fit_costs(measured, batches) for rule, measured in found.items()}, batches)
 
 
 def _run(rig: _Rig, method: str, attributor: Any, problem: Problem, size: Size) -> Iterator[tuple[str, Cost]]:
@@ -226,6 +255,7 @@ def _run(rig: _Rig, method: str, attributor: Any, problem: Problem, size: Size) 
 @contextlib.contextmanager
 def _lend_problem(rig: _Rig, model: nn.Module, size: Size) -> Iterator[Problem]:
     """Make a problem of a size; all its checkpoints are one model, which costs as much as several."""
+    _return_memory()
     train = rig.examples("train", size.train)
     losses = losses_of(train)
     with tempfile.TemporaryDirectory() as folder:
@@ -238,3 +268,10 @@ def _lend_problem(rig: _Rig, model: nn.Module, size: Size) -> Iterator[Problem]:
             reference=rig.examples("train", size.reference),
             workspace=Path(folder),
         )
+
+
+def _return_memory() -> None:
+    """Give the system what is free: else it counts as the next method's, whose job will be a process of its own."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)

@@ -45,8 +45,49 @@ def test_a_kind_that_was_not_measured_has_no_prediction():
     assert Costs(1.0, "cpu", {}).predict("attribute:mine", Size(train=10)) is None
 
 
+def _memory(size: Size) -> float:
+    """Grow until batches of 1,000 training examples and 600 queries are full."""
+    return 1e9 + 5e5 * min(size.train, 1000) + 8e6 * min(size.query, 600) + 200 * min(size.train, 1000)
+
+
+@pytest.mark.parametrize("quantity", ["host_bytes", "device_bytes:score"])
+def test_memory_ends_to_grow_where_the_batches_are_full(quantity):
+    batches = {"train": 1000, "query": 600, "reference": 0}
+    measured = [(size, {**_quantities(1.0), quantity: _memory(size)}) for size in sizes_to_measure(250, 400)]
+    costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured, batches)}, batches={"attribute:mine": batches})
+
+    found = costs.predict("attribute:mine", Size(train=45_000, query=10_000, reference=45_000, draws=400))
+
+    assert found[quantity.partition(":")[0]] == pytest.approx(_memory(Size(train=1000, query=600)), rel=1e-6)
+
+
+def test_memory_of_a_method_that_tells_no_batches_grows_with_every_example():
+    measured = [(size, {"host_bytes": 1e9 + 5e5 * size.train}) for size in sizes_to_measure(250, None)]
+    costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured)})
+
+    assert costs.predict("attribute:mine", Size(train=45_000, query=32))["host_bytes"] == pytest.approx(2.35e10)
+
+
+def test_the_largest_phase_is_the_memory_also_where_it_was_the_smaller_one_when_measured():
+    measured = [
+        (size, {"host_bytes:fit": 3e9, "host_bytes:score": 1e9 + 8e6 * size.query})
+        for size in sizes_to_measure(250, None)
+    ]
+    costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured)})
+
+    assert costs.predict("attribute:mine", Size(train=250, query=32))["host_bytes"] == pytest.approx(3e9)
+    assert costs.predict("attribute:mine", Size(train=250, query=1000))["host_bytes"] == pytest.approx(9e9)
+
+
+def test_a_phase_that_some_sizes_lack_was_nothing_there():
+    measured = [(Size(train=10), {"host_bytes:score": 1e9}), (Size(train=20), {"host_bytes:fit": 1e9})]
+
+    assert Costs(1.0, "cpu", {"train": fit_costs(measured)}).predict("train", Size(train=20))["host_bytes"] > 0
+
+
 def test_costs_survive_the_file(tmp_path):
-    costs = Costs(1.5, "cpu", {"train": fit_costs([(Size(train=10), _quantities(1.0))])}, {"mine": "it failed"})
+    coefficients = {"train": fit_costs([(Size(train=10), _quantities(1.0))])}
+    costs = Costs(1.5, "cpu", coefficients, {"mine": "it failed"}, {"train": {"train": 64}}, 3072)
 
     save_json(tmp_path / "costs.json", dataclasses.asdict(costs), {})
 

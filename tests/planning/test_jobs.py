@@ -4,8 +4,8 @@ import re
 import pytest
 from made_costs import make_costs, make_experiment
 
-from tdabench.planning.costs import COSTS_FILE
-from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_shards, settle_bank
+from tdabench.planning.costs import COSTS_FILE, Costs
+from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_queries, num_shards, settle_bank, size_of
 from tdabench.records import save_json
 from tdabench.training.bank import shard_subsets
 
@@ -87,9 +87,49 @@ def test_the_plan_has_every_job_of_the_experiment(tmp_path):
 @pytest.mark.parametrize("quantity", ["host_bytes", "device_bytes"])
 def test_the_memory_of_training_is_that_of_a_batch_however_much_is_trained_on(tmp_path, quantity):
     experiment = make_experiment(tmp_path)  # batches of 64; costs are measured over two epochs, of one batch each
-    costs = make_costs(1.0)
-    costs.coefficients["train"][quantity] = {"one": 1e9, "train": 1e6}
+    coefficients = make_costs(1.0).coefficients
+    coefficients["train"][quantity] = {"one": 1e9, "train": 1e6}
+    costs = _costs(coefficients, batches={"train": {"train": 2 * 64}})
 
     found = [cost_of(rule, experiment, costs, size)[quantity] for rule in ("train", "retrain") for size in (250, 500)]
 
     assert found == [1e9 + 2 * 64 * 1e6] * 4
+
+
+def test_examples_that_are_trained_on_and_queries_lie_in_memory_too(tmp_path):
+    experiment = make_experiment(tmp_path)
+    costs = _costs(make_costs(1.0).coefficients, example_bytes=1000)
+
+    train, retrain = (cost_of(rule, experiment, costs, 500) for rule in ("train", "retrain"))
+
+    assert train["host_bytes"] == 1e9 + 500 * 1000
+    assert retrain["host_bytes"] == 1e9 + (250 + num_queries(experiment)) * 1000
+
+
+@pytest.mark.parametrize("limit", [None, 0.0001])
+def test_a_method_that_tells_its_batches_still_holds_examples_losses_and_scores(tmp_path, limit):
+    settings = {"draws: 100": f"draws: 100\n    memory_gib: {limit}"} if limit else {}
+    experiment = make_experiment(tmp_path, **settings)
+    bif, queries = experiment.methods["bif"].settings, num_queries(experiment)
+    kinds = ("sample:bif", "attribute:bif")
+    costs = _costs(make_costs(1.0, **dict.fromkeys(kinds, 1.0)).coefficients, {kind: {} for kind in kinds}, 1000)
+
+    sample, attribute = (cost_of(rule, experiment, costs, 500, "bif")["host_bytes"] for rule in ("sample", "attribute"))
+
+    losses = 2 * 4 * bif["draws"] * (500 + queries)
+    scores = 2 * 4 * 500 * queries
+    assert sample == 1e9 + 1000 * (500 + queries + size_of(experiment, "bif", 500).reference) + losses
+    assert attribute - sample == (bif["chains"] - 1) * losses + (int(0.0001 * 2**30) if limit else scores)
+
+
+def test_only_a_device_that_was_used_holds_the_examples(tmp_path):
+    coefficients = make_costs(1.0).coefficients
+    coefficients["train"]["device_bytes"] = {"one": 0.0}
+
+    found = cost_of("train", make_experiment(tmp_path), _costs(coefficients, example_bytes=1000), 500)
+
+    assert found["device_bytes"] == 0
+
+
+def _costs(coefficients: dict, batches: dict | None = None, example_bytes: int = 0) -> Costs:
+    return Costs(3.0, "cpu", coefficients, batches=batches or {}, example_bytes=example_bytes)
