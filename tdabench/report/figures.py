@@ -105,46 +105,65 @@ def _draw_sizes(axes: Axes, shown: pd.DataFrame, styles: dict[str, dict[str, str
 
 
 def _draw_one_size(axes: Axes, shown: pd.DataFrame, styles: dict[str, dict[str, str]]) -> None:
-    ranked = shown.sort_values("lds")
-    for place, (_, row) in enumerate(ranked.iterrows()):
-        style = styles[row["method"]]
-        reach = [[row["lds"] - row["low"]], [row["high"] - row["lds"]]]
-        axes.errorbar(row["lds"], place, xerr=reach, color=style["color"], marker=style["marker"], capsize=3)
-    axes.set_yticks(range(len(ranked)), [styles[method]["label"] for method in ranked["method"]])
-    axes.axvline(0, color="#404040", linewidth=0.8)
-    ceiling = ranked["ceiling"].mean()
+    _draw_rows(axes, shown, shown.sort_values("lds")["method"].tolist(), styles)
+    ceiling = shown["ceiling"].mean()
     if pd.notna(ceiling):
         axes.axvline(ceiling, color="#404040", linestyle=":")
         axes.annotate("ceiling", (ceiling, 0), rotation=90, ha="right", va="bottom", fontsize=8)
+
+
+def _draw_rows(axes: Axes, shown: pd.DataFrame, methods: list[str], styles: dict[str, dict[str, str]]) -> None:
+    """Draw the LDS at one size, a row a method, the first at the bottom."""
+    for _, row in shown.iterrows():
+        style = styles[row["method"]]
+        reach = [[row["lds"] - row["low"]], [row["high"] - row["lds"]]]
+        place = methods.index(row["method"])
+        axes.errorbar(row["lds"], place, xerr=reach, color=style["color"], marker=style["marker"], capsize=3)
+    axes.set_yticks(range(len(methods)), [styles[method]["label"] for method in methods])
+    axes.axvline(0, color="#404040", linewidth=0.8)
     axes.set_xlabel(f"LDS at n = {shown['train_size'].iloc[0]:,}" if len(shown) else "LDS")
 
 
 def plot_lds_by_repeat(table: pd.DataFrame) -> Figure:
-    """LDS against size, a panel a repeat, with the bootstrap's interval (the paper's Fig. 7)."""
-    rows = table[table["repeat"] != "all"]
-    repeats = sorted(rows["repeat"].unique(), key=int)
+    """LDS against size, a panel a repeat, with the bootstrap's interval (the paper's Fig. 7).
+
+    With one size, a row a method, by their mean over repeats.
+    """
+    rows = table[(table["repeat"] != "all") & table["lds"].notna()].astype({"lds": float})
+    repeats = sorted(table.loc[table["repeat"] != "all", "repeat"].unique(), key=int)
+    styles, along_sizes = method_styles(table), rows["train_size"].nunique() > 1
+    methods = rows.groupby("method")["lds"].mean().sort_values().index.tolist()
     columns = min(len(repeats), 3)
     lines = -(-len(repeats) // columns)
+    height = 2.9 if along_sizes else max(2.9, 0.9 + 0.22 * len(methods))
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.4 + 2.5 * columns, 2.9 * lines), layout="constrained")
+        figure = Figure(figsize=(1.4 + 2.5 * columns, height * lines), layout="constrained")
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, repeat in zip(panels, repeats, strict=False):
             part = rows[rows["repeat"] == repeat]
-            for method, style in method_styles(table).items():
-                points = part[(part["method"] == method) & part["lds"].notna()].sort_values("train_size")
-                if points.empty:
-                    continue
-                error = [points["lds"] - points["low"], points["high"] - points["lds"]]
-                axes.errorbar(points["train_size"], points["lds"], error, capsize=2, elinewidth=0.9, **style)
-            _size_axis(axes, sorted(rows["train_size"].unique().tolist()))
-            axes.axhline(0, color="#404040", linewidth=0.8)
+            if along_sizes:
+                _draw_lines(axes, part, styles, sorted(rows["train_size"].unique().tolist()))
+            else:
+                _draw_rows(axes, part, methods, styles)
             axes.set_title(f"repeat {repeat}", loc="left")
         for axes in panels[len(repeats) :]:
             axes.set_visible(False)
-        panels[0].set_ylabel("LDS")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center")
+        if along_sizes:
+            panels[0].set_ylabel("LDS")
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside right center")
     return figure
+
+
+def _draw_lines(axes: Axes, part: pd.DataFrame, styles: dict[str, dict[str, str]], sizes: list[int]) -> None:
+    for method, style in styles.items():
+        points = part[part["method"] == method].sort_values("train_size")
+        if points.empty:
+            continue
+        error = [points["lds"] - points["low"], points["high"] - points["lds"]]
+        axes.errorbar(points["train_size"], points["lds"], error, capsize=2, elinewidth=0.9, **style)
+    _size_axis(axes, sizes)
+    axes.axhline(0, color="#404040", linewidth=0.8)
 
 
 def plot_cost(table: pd.DataFrame, methods: list[str]) -> Figure:
@@ -198,8 +217,7 @@ def method_styles(table: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def _size_axis(axes: Axes, sizes: list[int]) -> None:
-    if len(sizes) > 1:
-        axes.set_xscale("log")
+    axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("attribution set size n (examples)")
