@@ -129,7 +129,7 @@ class _Finished:
         kept = self._methods.get(method)
         if kept is None or kept["component"] != plain(describe(component)):
             return None
-        return _OfMethod(kept["costs"], kept["batches"])
+        return _OfMethod(kept["costs"], kept.get("batches"))
 
     def keep(self, method: str, component: Component, found: _OfMethod) -> None:
         self._methods[method] = {"component": describe(component), **dataclasses.asdict(found)}
