@@ -39,7 +39,7 @@ class Size:
         if batches is None:
             return self
         most = {part: min(getattr(self, part), batches.get(part, math.inf)) for part in ("train", "query", "reference")}
-        return Size(**most)
+        return Size(**most, draws=self.draws)  # a method may hold a vector a draw
 
     def features(self) -> dict[str, float]:
         """Give the terms of the linear model of a cost: every pass over data, every pair, and every draw's losses."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
+from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, MEMORY, Costs, Size, load_costs
 
 if TYPE_CHECKING:
     from tdabench.config import Experiment
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # A shard of retrains takes so many seconds where `bank.shards` says auto: long beside its start, short beside an hour.
 SHARD_SECONDS = 600.0
 FLOAT_BYTES = 4
-# Scores and losses are there as they were made, and once more as they are handed on.
-COPIES = 2
+# A score is there in float64 and once more as float32; a draw's losses thrice, all in float64 (`attributors.blocks`).
+SCORE_BYTES, LOSS_BYTES = 12, 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,14 +139,14 @@ def _of_method(
 
 def _held_results(rule: str, experiment: "Experiment", size: Size, method: str) -> int:
     """Give the bytes of the losses that a job of a method keeps, and of its scores."""
-    settings = experiment.methods[method].settings
-    losses = FLOAT_BYTES * size.draws * (size.train + size.query)
+    losses = LOSS_BYTES * size.draws * (size.train + size.query)
     if rule != "attribute":
-        return COPIES * losses
-    scores = COPIES * FLOAT_BYTES * size.train * size.query
-    if (limit := settings.get("memory_gib")) is not None:  # what exceeds it is made in blocks, and lies on disk
+        return losses
+    scores = SCORE_BYTES * size.train * size.query
+    limit = experiment.methods[method].settings.get("memory_gib")
+    if type(limit) in (int, float):  # what exceeds it is made in blocks, and lies on disk
         scores = min(scores, int(limit * 2**30))
-    return COPIES * settings.get("chains", 1) * losses + scores
+    return (experiment.num_chains(method) or 1) * losses + scores
 
 
 def _add_memory(found: dict[str, float], device: int, host: int) -> dict[str, float]:
@@ -160,7 +160,12 @@ def _add_memory(found: dict[str, float], device: int, host: int) -> dict[str, fl
 
 
 def _train(experiment: "Experiment", costs: Costs, examples: int) -> dict[str, float] | None:
-    found = costs.predict("train", training_size(experiment, examples))
+    size, recipe = training_size(experiment, examples), experiment.training
+    found = costs.predict("train", size)
+    if found is not None and "train" not in costs.batches:  # measured by an older version: memory is that of a batch
+        batch = Size(train=min(size.train, min(recipe.epochs, MEASURED_EPOCHS) * recipe.batch_size))
+        of_batch = costs.predict("train", batch)
+        found |= {name: of_batch[name] for name in MEMORY}
     held = costs.example_bytes * examples
     return None if found is None else _add_memory(found, held, held)
 

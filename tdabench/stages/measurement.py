@@ -127,9 +127,9 @@ class _Finished:
     def get(self, method: str, component: Component) -> _OfMethod | None:
         """Give what a method's jobs cost; None if it is still to be measured."""
         kept = self._methods.get(method)
-        if kept is None or kept["component"] != plain(describe(component)):
+        if kept is None or "batches" not in kept or kept["component"] != plain(describe(component)):
             return None
-        return _OfMethod(kept["costs"], kept.get("batches"))
+        return _OfMethod(kept["costs"], kept["batches"])
 
     def keep(self, method: str, component: Component, found: _OfMethod) -> None:
         self._methods[method] = {"component": describe(component), **dataclasses.asdict(found)}

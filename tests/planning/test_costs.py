@@ -61,6 +61,16 @@ def test_memory_ends_to_grow_where_the_batches_are_full(quantity):
     assert found[quantity.partition(":")[0]] == pytest.approx(_memory(Size(train=1000, query=600)), rel=1e-6)
 
 
+def test_a_vector_that_is_held_for_every_draw_counts_also_beside_batches():
+    batches = {"train": 100, "query": 10, "reference": 0}
+    measured = [(size, {"host_bytes": 1e9 + 8e6 * size.draws}) for size in sizes_to_measure(250, 400)]
+    costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured, batches)}, batches={"attribute:mine": batches})
+
+    found = costs.predict("attribute:mine", Size(train=45_000, query=10_000, draws=400))
+
+    assert found["host_bytes"] == pytest.approx(4.2e9, rel=1e-3)
+
+
 def test_memory_of_a_method_that_tells_no_batches_grows_with_every_example():
     measured = [(size, {"host_bytes": 1e9 + 5e5 * size.train}) for size in sizes_to_measure(250, None)]
     costs = Costs(1.0, "cpu", {"attribute:mine": fit_costs(measured)})
