@@ -122,6 +122,13 @@ def test_batches_that_a_plan_can_not_use_are_an_error(unchecked_types, told):
         check_attributor(Batching(lambda problem, _: _similarity(problem)))
 
 
+def test_a_setting_of_that_name_is_no_method():
+    class Sized(Plugin):
+        batch_sizes = (64, 128)
+
+    check_attributor(Sized(lambda problem, _: _similarity(problem)))
+
+
 def test_negative_scores_for_helpful_examples_are_an_error():
     with pytest.raises(
         ValueError, match=r"Plugin gives an example a mean score of -.* Is the sign the wrong way round"

@@ -83,7 +83,8 @@ def batches_of(attributor: Attributor, problem: Problem) -> dict[str, int] | Non
     Raises:
         ValueError: If it says something else than examples by part.
     """
-    told = attributor.batch_sizes(problem) if isinstance(attributor, Batched) else None
+    is_told = isinstance(attributor, Batched) and callable(attributor.batch_sizes)  # else a setting of that name
+    told = attributor.batch_sizes(problem) if is_told else None
     if told is None:
         return None
     by_part = isinstance(told, dict) and told.keys() <= set(PARTS)

@@ -131,19 +131,15 @@ def fit_costs(
     constant.
 
     Args:
-        measured: Sizes, and the quantities measured there; one that is missing somewhere was 0 there.
+        measured: Sizes, and the quantities measured there; a phase may be missing at some of them.
         batches: The most examples of each part that are in memory at once, where that is known.
     """
-    names = dict.fromkeys(name for _, result in measured for name in result)
-    sizes = [size for size, _ in measured]
-    at_once = [size.in_memory(batches) for size in sizes]
-    return {
-        name: _fit_one(
-            at_once if name.partition(":")[0] in MEMORY else sizes,
-            [float(result.get(name, 0)) for _, result in measured],
-        )
-        for name in names
-    }
+    found = {}
+    for name in dict.fromkeys(name for _, result in measured for name in result):
+        there = [(size, float(result[name])) for size, result in measured if name in result]
+        limits = batches if name.partition(":")[0] in MEMORY else None
+        found[name] = _fit_one([size.in_memory(limits) for size, _ in there], [value for _, value in there])
+    return found
 
 
 def _fit_one(sizes: Sequence[Size], measured: Sequence[float]) -> dict[str, float]:

@@ -145,7 +145,7 @@ def _held_results(rule: str, experiment: "Experiment", size: Size, method: str) 
     scores = SCORE_BYTES * size.train * size.query
     limit = experiment.methods[method].settings.get("memory_gib")
     if type(limit) in (int, float):  # what exceeds it is made in blocks, and lies on disk
-        scores = min(scores, int(limit * 2**30))
+        scores = int(min(scores, limit * 2**30))
     return (experiment.num_chains(method) or 1) * losses + scores
 
 

@@ -88,14 +88,14 @@ def test_where_losses_of_tokens_are_kept_there_is_no_limit(tmp_path):
 def test_queries_whose_gradients_are_held_are_as_many_as_are_told(tmp_path, monkeypatch):
     problem = make_image_problem(tmp_path)
     held = []
-    analyzer = torch.utils.data.DataLoader
-    true_init = analyzer.__init__
+    loader = torch.utils.data.DataLoader
+    true_init = loader.__init__
 
     def watch(self, *arguments, **named):
         held.append((len(named["dataset"]), named["batch_size"]))
         true_init(self, *arguments, **named)
 
-    monkeypatch.setattr(analyzer, "__init__", watch)
+    monkeypatch.setattr(loader, "__init__", watch)
     run_attributor(GRADSIM, problem, generator=make_generator(0, "held"))
 
     assert (num_examples(problem.query), GRADSIM.batch_sizes(problem)["query"]) in held

@@ -89,10 +89,14 @@ def test_the_largest_phase_is_the_memory_also_where_it_was_the_smaller_one_when_
     assert costs.predict("attribute:mine", Size(train=250, query=1000))["host_bytes"] == pytest.approx(9e9)
 
 
-def test_a_phase_that_some_sizes_lack_was_nothing_there():
-    measured = [(Size(train=10), {"host_bytes:score": 1e9}), (Size(train=20), {"host_bytes:fit": 1e9})]
+def test_a_phase_that_some_sizes_lack_is_fitted_where_it_was():
+    measured = [
+        (size, {"host_bytes:score": 1e9, **({"host_bytes:fit": 4e9} if size.train > 250 else {})})
+        for size in sizes_to_measure(250, None)
+    ]
+    costs = Costs(1.0, "cpu", {"train": fit_costs(measured)})
 
-    assert Costs(1.0, "cpu", {"train": fit_costs(measured)}).predict("train", Size(train=20))["host_bytes"] > 0
+    assert costs.predict("train", Size(train=500, query=32, reference=250))["host_bytes"] == pytest.approx(4e9)
 
 
 def test_costs_survive_the_file(tmp_path):
