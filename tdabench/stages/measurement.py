@@ -18,20 +18,19 @@ from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
 from tdabench.attributors.run import batches_of, run_attributor, run_calibration, run_chain, score_chains
-from tdabench.components import Component, describe, instantiate
+from tdabench.components import instantiate
 from tdabench.config import Experiment, load_experiment
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
 from tdabench.devices import choose_device
 from tdabench.examples import Examples, batch_size_of
 from tdabench.files import remove_file
-from tdabench.machine import find_commit
 from tdabench.planning.costs import MEASURED_EPOCHS, QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.progress import progress
-from tdabench.records import load_json, make_record, plain, save_json
-from tdabench.seals import check_seal
+from tdabench.records import make_record, save_json
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import ModelFactory, load_data
+from tdabench.stages.measured import Finished, MethodCosts
 from tdabench.training.losses import losses_of
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,9 @@ def measure(arguments: argparse.Namespace) -> None:
     factory = ModelFactory(experiment, arguments.pretrained)
     rig = _Rig(experiment, data, factory, choose_device(arguments.device), arguments.threads)
     settings = {"model": experiment.model, "training": experiment.training, "methods": experiment.methods}
-    finished = _Finished(arguments.output.with_name("finished.json"), rig)
+    finished = Finished(
+        arguments.output.with_name("finished.json"), experiment, threads=arguments.threads, device=str(rig.device)
+    )
     with measure_cost(rig.device) as cost:
         costs = measure_costs(rig, finished)
     for kind, problem in costs.problems.items():
@@ -95,48 +96,7 @@ class _Rig:
         }
 
 
-Fitted = dict[str, dict[str, dict[str, float]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _OfMethod:
-    """What a method's jobs cost, by rule, and the most examples of each part that they have in memory at once."""
-
-    costs: Fitted
-    batches: dict[str, int] | None
-
-
-class _Finished:
-    """The methods that an interrupted measurement had done with, in a file beside its result."""
-
-    def __init__(self, path: Path, rig: _Rig) -> None:
-        self.path = path
-        experiment = rig.experiment
-        data, model = describe(experiment.data.component), describe(experiment.model)
-        shared = {"data": data, "sizes": experiment.data, "checkpoints": experiment.checkpoints, "model": model}
-        shared |= {"training": experiment.training, "threads": rig.threads, "device": str(rig.device)}
-        self._shared = {**shared, "code": find_commit()}
-        self._methods: dict[str, Any] = {}
-        if path.is_file():
-            with contextlib.suppress(ValueError, KeyError):  # damaged: measured again
-                check_seal(path)
-                kept = load_json(path)
-                if kept["record"]["settings"] == plain(self._shared):
-                    self._methods = kept["methods"]
-
-    def get(self, method: str, component: Component) -> _OfMethod | None:
-        """Give what a method's jobs cost; None if it is still to be measured."""
-        kept = self._methods.get(method)
-        if kept is None or "batches" not in kept or kept["component"] != plain(describe(component)):
-            return None
-        return _OfMethod(kept["costs"], kept["batches"])
-
-    def keep(self, method: str, component: Component, found: _OfMethod) -> None:
-        self._methods[method] = {"component": describe(component), **dataclasses.asdict(found)}
-        save_json(self.path, {"methods": self._methods}, make_record(self._shared))
-
-
-def measure_costs(rig: _Rig, finished: _Finished) -> Costs:
+def measure_costs(rig: _Rig, finished: Finished) -> Costs:
     """Measure every kind of job; a method that fails at these sizes is left out, and it is said why."""
     start_seconds = time.process_time()  # imports and data: every job has them
     example_bytes = sum(tensor[0].nbytes for tensor in rig.examples("train", 1).values())
@@ -220,7 +180,7 @@ def _measure_evaluation(rig: _Rig) -> Iterator[Measured]:
         yield Size(train=num_train, query=num_query), rig.quantities(cost)
 
 
-def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -> _OfMethod:
+def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -> MethodCosts:
     """Measure the jobs of a method, by rule."""
     found: dict[str, list[Measured]] = {}
     sizes = list(sizes_to_measure(rig.base, getattr(attributor, "draws", 0)))
@@ -236,7 +196,7 @@ def _measure_method(rig: _Rig, model: nn.Module, method: str, attributor: Any) -
             batches = batches_of(attributor, problem)
             for rule, cost in _run(rig, method, attributor, problem, size):
                 found.setdefault(rule, []).append((size, rig.quantities(cost)))
-    return _OfMethod({rule: fit_costs(measured, batches) for rule, measured in found.items()}, batches)
+    return MethodCosts({rule: fit_costs(measured, batches) for rule, measured in found.items()}, batches)
 
 
 def _run(rig: _Rig, method: str, attributor: Any, problem: Problem, size: Size) -> Iterator[tuple[str, Cost]]:
