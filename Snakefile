@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
-from tdabench.config import load_experiment
-from tdabench.files import hash_named_files
+from tdabench.experiment.read import load_experiment
+from tdabench.storage.files import hash_named_files
 from tdabench.forkserver import start as start_forkserver
 from tdabench.planning.jobs import num_shards
 from tdabench.planning.needs import gpus_of, measured_costs, needs_of, scaling_needs_of
-from tdabench.records import load_record
+from tdabench.storage.records import load_record
 
 load_experiment = functools.cache(load_experiment)  # every job of the plan asks for it
 EXPERIMENTS = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
@@ -42,7 +42,7 @@ def settings_of(stage):
 
 
 def named_files(wildcards):
-    """Give the hashes of the files that the data's settings name: an edited text is tokenised anew.
+    """Return the hashes of the files that the data's settings name: an edited text is tokenised anew.
 
     A file that is not there is no change: its hash is the one that the dataset was made from.
     """
@@ -78,14 +78,14 @@ def every(pattern, methods=None, when=None):
 
 
 def count_shards(experiment, train_size):
-    """Give the number of shards of a bank; where that is left to what is measured, once it is."""
+    """Return the number of shards of a bank; where that is left to what is measured, once it is."""
     if experiment.bank and experiment.bank.shards == "auto":
         checkpoints.measure.get(experiment=experiment.name)
     return num_shards(experiment, measured_costs(experiment.name), train_size)
 
 
 def bank_of(wildcards):
-    """Give all files of a bank, or of all banks where the job is about all of them."""
+    """Return all files of a bank, or of all banks where the job is about all of them."""
     experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
     cells = {"repeat": range(experiment.repeats), "train_size": experiment.data.train_sizes}
     cells |= {name: [value] for name, value in wildcards.items()}
@@ -97,7 +97,7 @@ def bank_of(wildcards):
 
 
 def costs_of(wildcards):
-    """Give the file of measured costs where jobs are cut by it: they wait for it, and ask for what it says."""
+    """Return the file of measured costs where jobs are cut by it: they wait for it, and ask for what it says."""
     experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
     if experiment.bank is None or experiment.bank.shards != "auto":
         return []
@@ -105,7 +105,7 @@ def costs_of(wildcards):
 
 
 def chains_of(wildcards):
-    """Give the files of the chains that are jobs of their own."""
+    """Return the files of the chains that are jobs of their own."""
     experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
     return expand(
         "results/{experiment}/{repeat}/{train_size}/chains/{method}-{chain}.safetensors",
@@ -115,7 +115,7 @@ def chains_of(wildcards):
 
 
 def calibration_of(wildcards):
-    """Give the file with what a method's settings that say auto are."""
+    """Return the file with what a method's settings that say auto are."""
     experiment = load_experiment(f"experiments/{wildcards.experiment}.yaml")
     if not experiment.has_calibration(wildcards.method):
         return []
@@ -123,7 +123,7 @@ def calibration_of(wildcards):
 
 
 def pretrained_of(wildcards):
-    """Give the file of the weights that training starts from, if there is pretraining."""
+    """Return the file of the weights that training starts from, if there is pretraining."""
     if load_experiment(f"experiments/{wildcards.experiment}.yaml").pretraining is None:
         return []
     return f"results/{wildcards.experiment}/pretrained.safetensors"
@@ -186,7 +186,7 @@ def tables_of(name):
 
 
 def names_of(bank, scored=True):
-    """Give a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for.
+    """Return a pattern of the experiments with a bank, or without one; a faulty file only fails when it is asked for.
 
     ``scored`` says whether methods are asked for scores; else only their cost is measured.
     """

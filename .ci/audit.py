@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def summarise(report: dict) -> str:
-    """Give a line a vulnerability, and one that counts."""
+    """Return a line a vulnerability, and one that counts."""
     packages = report["dependencies"]
     audited = [package for package in packages if "skip_reason" not in package]
     lines = [

@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tdabench.files import put_aside
 from tdabench.forkserver import run_in_fork
 from tdabench.parser import make_parser
-from tdabench.seals import DamagedResult
+from tdabench.storage.files import put_aside
+from tdabench.storage.seals import DamagedResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stage, of this process's arguments by the fork server that the workflow started; give the exit status."""
+    """Run a stage, of this process's arguments by the fork server that the workflow started; return the exit status."""
     if arguments is None:
         arguments = sys.argv[1:]
         status = run_in_fork(arguments)
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a stage in this process; give the exit status."""
+    """Run a stage in this process; return the exit status."""
     # Plug-ins are found in the folder that the command is run from, as with python -m.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

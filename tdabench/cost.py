@@ -122,7 +122,7 @@ def count_passes(passes: int | float) -> None:
 
 
 def passes_so_far() -> int | float:
-    """Give the passes that were counted since the surrounding ``measure_cost`` began; NaN without one."""
+    """Return the passes that were counted since the surrounding ``measure_cost`` began; NaN without one."""
     meter = _CURRENT.get()
     if meter is None:
         return math.nan

@@ -14,7 +14,7 @@ TOKENS_AT_ONCE = 4096
 
 
 def num_examples(examples: Examples) -> int:
-    """Give the length of the first axis.
+    """Return the length of the first axis.
 
     Raises:
         ValueError: If the tensors' lengths differ.
@@ -26,7 +26,7 @@ def num_examples(examples: Examples) -> int:
 
 
 def device_of(examples: Examples) -> torch.device:
-    """Give the device that the examples lie on."""
+    """Return the device that the examples lie on."""
     return next(iter(examples.values())).device
 
 
@@ -36,7 +36,7 @@ def is_text(examples: Examples) -> bool:
 
 
 def inputs_of(examples: Examples) -> Tensor:
-    """Give what a model is called with: images, or rows of tokens."""
+    """Return what a model is called with: images, or rows of tokens."""
     return examples["input_ids" if is_text(examples) else "image"]
 
 
@@ -52,5 +52,5 @@ def batches(examples: Examples, size: int) -> Iterator[Examples]:
 
 
 def batch_size_of(examples: Examples, most: int = 500) -> int:
-    """Give how many examples may be in memory at once when only losses are measured."""
+    """Return how many examples may be in memory at once when only losses are measured."""
     return max(1, min(most, TOKENS_AT_ONCE // examples["input_ids"].shape[1])) if is_text(examples) else most

@@ -97,7 +97,7 @@ def _can_watch() -> bool:
 
 
 def run_in_fork(arguments: Sequence[str]) -> int | None:
-    """Have a command run by the server of this run; give its exit status, or None where it must be run here.
+    """Have a command run by the server of this run; return its exit status, or None where it must be run here.
 
     A signal to this process goes to the job; if a signal ended the job, it ends this process too.
     """

@@ -87,7 +87,7 @@ def _check_chains(
         raise ValueError(
             f"{name} gives other scores if its chains are sampled apart (largest difference "
             f"{(apart - scores).abs().max():.3g}): derive each chain's stream from the generator by "
-            "tdabench.attributors.chains.chain_generator, and let attribute() be score_chains() of all chains."
+            "tdabench.attributors.sampling.chains.chain_generator, and let attribute() be score_chains() of all chains."
         )
 
 
@@ -174,7 +174,7 @@ class Quadratic(nn.Module):
         self.position = nn.Parameter(position.clone())
 
     def forward(self, centre: Tensor) -> Float[Tensor, "example parameter"]:
-        """Give the distance of the parameters from each centre."""
+        """Return the distance of the parameters from each centre."""
         return self.position - centre
 
 

@@ -61,7 +61,7 @@ def _global_random_state() -> dict[str, object]:
 
 @pytest.fixture
 def data_root() -> Path:
-    """Give the folder of real data that ``TDABENCH_DATA`` names."""
+    """Return the folder of real data that ``TDABENCH_DATA`` names."""
     if "TDABENCH_DATA" not in os.environ:
         pytest.skip("needs real data: TDABENCH_DATA is not set")
     root = Path(os.environ["TDABENCH_DATA"])
@@ -83,7 +83,7 @@ def unchecked_types() -> Iterator[None]:
 
 @pytest.fixture
 def example_gradients() -> Callable[[nn.Module, LossFn, Examples], Tensor]:
-    """Give a function that computes each example's gradient by plain autograd, in float64: (example, parameter)."""
+    """Return a function that computes each example's gradient by plain autograd, in float64: (example, parameter)."""
     return _example_gradients
 
 
@@ -98,7 +98,7 @@ def _example_gradients(model: nn.Module, loss: LossFn, examples: Examples) -> Te
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Give a Chromium without a window; without one, skip, or fail where ``TDABENCH_REQUIRE_BROWSER`` is 1."""
+    """Return a Chromium without a window; without one, skip, or fail where ``TDABENCH_REQUIRE_BROWSER`` is 1."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:

@@ -21,7 +21,7 @@ from fuzz_banks import make_good_banks, spoil_bank
 from fuzz_experiments import GOOD_EXPERIMENTS, spoil_experiment
 
 from tdabench import cli
-from tdabench.config import load_experiment
+from tdabench.experiment.read import load_experiment
 
 CLEAR = (ValueError, TypeError, OSError, ImportError)
 SECONDS = 5
@@ -129,7 +129,7 @@ def _main() -> int:
 
 
 def _run(name: str, fuzz: Callable[..., Iterator], count: int, arguments: argparse.Namespace) -> int:
-    """Print every finding as it comes, and the count of each outcome; give the number of findings."""
+    """Print every finding as it comes, and the count of each outcome; return the number of findings."""
     started, outcomes, findings = time.perf_counter(), collections.Counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         for kind, outcome, path in fuzz(count, Path(folder), seed=arguments.seed):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tdabench.banks.file import make_bank, save_bank
-from tdabench.records import make_record, save_tensors
+from tdabench.bank.bank import make_bank, save_bank
+from tdabench.storage.records import make_record, save_tensors
 
 RANDOM = np.random.default_rng(0)
 MASKS = RANDOM.random((6, 8)) < 0.5
@@ -22,7 +22,7 @@ NUMBERS = ("0", "-1", "7", "4294967295", "9223372036854775807", "999999999999999
 
 
 def make_good_banks(folder: Path) -> Path:
-    """Write a bank in every format that can be imported; give its folder."""
+    """Write a bank in every format that can be imported; return its folder."""
     folder.mkdir(parents=True)
     np.save(folder / "masks.npy", MASKS)
     np.save(folder / "losses.npy", LOSSES)
@@ -36,7 +36,7 @@ def make_good_banks(folder: Path) -> Path:
 
 
 def spoil_bank(good: Path, place: Path, chance: random.Random) -> tuple[str, list[str]]:
-    """Copy a good bank into a folder and damage it; give the kind of damage and the arguments of `bank import`."""
+    """Copy a good bank into a folder and damage it; return the kind of damage and the arguments of `bank import`."""
     form = chance.choice(["bank", "kronfluence", *ARRAYS])
     names = {
         "bank": ["bank.safetensors"],

@@ -32,7 +32,7 @@ LINES = (
 
 
 def spoil_experiment(good: Sequence[str], chance: random.Random) -> tuple[str, bytes]:
-    """Give the kind of damage, and a damaged file."""
+    """Return the kind of damage, and a damaged file."""
     kind = chance.choice(sorted(KINDS))
     text = chance.choice(good)
     return kind, KINDS[kind](text, chance)
@@ -171,7 +171,7 @@ def _grid(count: int) -> str:
 
 
 def _with_method(text: str, value: str) -> bytes:
-    """Give one more method whose setting has this value."""
+    """Return one more method whose setting has this value."""
     return text.replace("methods:\n", f"methods:\n  odd: {{attributor: 'a:B', x: {value}}}\n", 1).encode()
 
 

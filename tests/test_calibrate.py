@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_tensors
+from tdabench.experiment.read import load_experiment
+from tdabench.storage.records import load_json, load_record, load_tensors
 
 REPOSITORY = Path(__file__).parents[1]
 EXPERIMENT = """\
@@ -43,7 +43,7 @@ CALIBRATION = "results/tiny/0/60/calibrate/bif.json"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Give a folder with an experiment, its data and its checkpoint; not to be changed."""
+    """Return a folder with an experiment, its data and its checkpoint; not to be changed."""
     folder = tmp_path_factory.mktemp("calibrate") / "trained"
     (folder / "experiments").mkdir(parents=True)
     (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT, encoding="utf-8")

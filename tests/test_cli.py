@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.records import make_record, save_tensors
 from tdabench.stages.bench import load_data
+from tdabench.storage.records import make_record, save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
 DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 
 
 def _error(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    """Run a command that must fail; give its only line on stderr."""
+    """Run a command that must fail; return its only line on stderr."""
     status = cli.main(arguments)
     output, error = capsys.readouterr()
     assert status == 1
@@ -125,7 +125,7 @@ def test_an_absent_result_file_says_who_makes_it(capsys, here):
 
 @pytest.fixture
 def loaded(here):
-    """Give the paths of the digits' dataset and split, as arguments."""
+    """Return the paths of the digits' dataset and split, as arguments."""
     assert cli.main(["dataset", str(DIGITS), "--output", "dataset.safetensors"]) == 0
     split = ["split", str(DIGITS), "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors"]
     assert cli.main(split) == 0
@@ -316,8 +316,11 @@ def test_a_setting_that_is_no_yaml_shows_the_place(capsys, here):
     ("path", "message"),
     [
         ("no_such_module:Mine", "Can't import 'no_such_module:Mine': No module named 'no_such_module'. Install it"),
-        ("tdabench.config:Mine", "The module tdabench.config has no class Mine."),
-        ("tdabench.config", "An import path has the form package.module:Class, got 'tdabench.config'."),
+        ("tdabench.experiment.read:Mine", "The module tdabench.experiment.read has no class Mine."),
+        (
+            "tdabench.experiment.read",
+            "An import path has the form package.module:Class, got 'tdabench.experiment.read'.",
+        ),
         ("argparse:Namespace", "Namespace has no method attribute(problem, *, generator)."),
     ],
 )

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tdabench.components import Component, build, describe, instantiate
-from tdabench.config import Experiment, load_experiment
-from tdabench.reading import read_yaml
-from tdabench.records import load_record, save_json
-from tdabench.scaling import models_of
-from tdabench.settings import BankSettings, DataSettings, EvaluationSettings, Recipe, VarianceSettings
+from tdabench.experiment.components import Component, build, describe, instantiate
+from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.experiment.scaling import models_of
+from tdabench.experiment.sections import BankSettings, DataSettings, EvaluationSettings, Recipe, VarianceSettings
+from tdabench.experiment.yaml_file import read_yaml
+from tdabench.storage.records import load_record, save_json
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = (
@@ -56,7 +56,7 @@ def _write(folder: Path, content: Any, name: str = "tiny.yaml") -> Path:
 
 
 def _changed(*place: Any) -> dict[str, Any]:
-    """Give the valid experiment with one value replaced: ``_changed("bank", "fraction", 2)``."""
+    """Return the valid experiment with one value replaced: ``_changed("bank", "fraction", 2)``."""
     *keys, last, value = place
     content = copy.deepcopy(EXPERIMENT)
     section = content
@@ -235,7 +235,7 @@ def test_whole_numbers_serve_as_floats(tmp_path):
 
 
 def test_config_imports_no_torch():
-    code = "import sys, tdabench.config; assert 'torch' not in sys.modules, 'torch was imported'"
+    code = "import sys, tdabench.experiment.read; assert 'torch' not in sys.modules, 'torch was imported'"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

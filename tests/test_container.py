@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 
 def _section(name: str) -> list[str]:
-    """Give the lines of a section, without comments."""
+    """Return the lines of a section, without comments."""
     body = RECIPE.split(f"\n%{name}\n")[1].split("\n%")[0]
     return [line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
 
@@ -54,7 +54,7 @@ def test_its_test_runs_a_command_that_exists():
 def test_beside_the_container_planning_needs_nothing_but_what_snakemake_brings():
     # The Snakefile is read outside of it, with the tdabench of the working folder.
     code = (
-        "import sys; before = set(sys.modules); import tdabench.config; new = set(sys.modules) - before;"
+        "import sys; before = set(sys.modules); import tdabench.experiment.read; new = set(sys.modules) - before;"
         " files = {name.split('.')[0] for name in new if getattr(sys.modules[name], '__file__', None)};"
         " print(*(files - sys.stdlib_module_names))"
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdabench.devices import choose_device, lock_folder, take_slot
+from tdabench.runtime.devices import choose_device, lock_folder, take_slot
 
 HOLDER = """
 import sys
 from pathlib import Path
-from tdabench.devices import take_slot
+from tdabench.runtime.devices import take_slot
 print(take_slot(["a", "b"], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

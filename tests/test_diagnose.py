@@ -12,11 +12,19 @@ import torch
 from tdabench import cli
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_table, load_tensors, make_record, save_json, save_tensors
-from tdabench.report.diagnostics import add_warning, drop_warning, write_diagnostics
+from tdabench.experiment.read import load_experiment
+from tdabench.questions.diagnostics.report import add_warning, drop_warning, write_diagnostics
 from tdabench.report.summary import list_warnings
 from tdabench.seeds import make_generator
+from tdabench.storage.records import (
+    load_json,
+    load_record,
+    load_table,
+    load_tensors,
+    make_record,
+    save_json,
+    save_tensors,
+)
 from tdabench.testing import make_image_problem
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "lds_digits.yaml"
@@ -257,7 +265,7 @@ def test_what_a_built_in_method_keeps_can_be_diagnosed(tmp_path, method, is_chai
 
 @pytest.fixture
 def tiny(tmp_path: Path):
-    """Give an experiment of one repeat, one size and two methods, and its folder of results."""
+    """Return an experiment of one repeat, one size and two methods, and its folder of results."""
     experiment = load_experiment(EXPERIMENT)
     data = dataclasses.replace(experiment.data, train_sizes=(120,))
     methods = {name: experiment.methods[name] for name in ("random", "bif")}

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
-from tdabench.config import load_experiment
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
-from tdabench.records import load_json, load_tensors, make_record, save_json, save_tensors
+from tdabench.experiment.read import load_experiment
 from tdabench.report.growth import write_growth
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_json, load_tensors, make_record, save_json, save_tensors
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "lds_digits.yaml"
 TRAIN, SCORED, TUNING, SUBSETS, CHAINS, DRAWS = 40, 6, 3, 12, 2, 20
@@ -37,7 +37,7 @@ def traces() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def cell(tmp_path: Path, traces) -> Path:
-    """Give a folder with a split, a bank in two shards, and a method ``mine`` with its traces."""
+    """Return a folder with a split, a bank in two shards, and a method ``mine`` with its traces."""
     generator = make_generator(0, "bank")
     save_tensors(tmp_path / "split.safetensors", {"query": torch.arange(SCORED)}, make_record({}))
     for shard in range(2):

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from tdabench import cli
-from tdabench.records import load_json, load_record, load_tensors
+from tdabench.storage.records import load_json, load_record, load_tensors
 
 TEXT = "\n".join(
     f"{name} has a {thing}. The {thing} of {name} is {colour}, and {name} likes it very much."

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tdabench.limits import OutOfMemory, run_limited
+from tdabench.runtime.limits import OutOfMemory, run_limited
 
 MIB = 2**20
 

@@ -63,7 +63,7 @@ def _make_place(folder: Path) -> Path:
 
 
 def _plan(place: Path) -> tuple[str, float, float]:
-    """Plan all jobs; give the account of them, processor seconds, and the peak of memory in GiB."""
+    """Plan all jobs; return the account of them, processor seconds, and the peak of memory in GiB."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "SNAKEMAKE_PROFILE")

@@ -1,6 +1,6 @@
 """What settings say about files."""
 
-from tdabench.files import hash_file, hash_named_files
+from tdabench.storage.files import hash_file, hash_named_files
 
 
 def test_files_that_settings_name_are_hashed_and_other_texts_are_not(tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tdabench import cli
-from tdabench.config import load_experiment
+from tdabench.experiment.read import load_experiment
 from tdabench.planning.costs import Size, load_costs
 from tdabench.planning.jobs import list_jobs
 

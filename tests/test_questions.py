@@ -11,11 +11,11 @@ from test_config import _changed, _without, _write
 from test_workflow import EXPERIMENT, PLAIN, Place, jobs, make_place
 
 from tdabench import cli
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_tensors
-from tdabench.settings import RemovalSettings
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.sections import RemovalSettings
 from tdabench.stages.bench import Bench
+from tdabench.storage.records import load_json, load_record, load_tensors
 from tdabench.training.losses import image_loss
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure

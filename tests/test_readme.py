@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tdabench.components import Component, instantiate
-from tdabench.config import load_experiment
+from tdabench.experiment.components import Component, instantiate
+from tdabench.experiment.read import load_experiment
 from tdabench.testing import check_attributor
 
 ROOT = Path(__file__).parent.parent

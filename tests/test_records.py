@@ -20,10 +20,12 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
-from tdabench import machine, records
 from tdabench.cost import measure_cost, phase
-from tdabench.files import hash_file, write_atomically
-from tdabench.records import (
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.storage import provenance as machine
+from tdabench.storage import records
+from tdabench.storage.files import hash_file, write_atomically
+from tdabench.storage.records import (
     load_json,
     load_record,
     load_rows,
@@ -36,7 +38,6 @@ from tdabench.records import (
     save_tensors,
     save_text,
 )
-from tdabench.settings import EvaluationSettings
 
 TENSORS = {"scores": torch.arange(6.0).reshape(2, 3), "masks": torch.tensor([True, False])}
 
@@ -317,7 +318,7 @@ def test_a_full_disk_leaves_the_old_file(full_disk):
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a file system of 8 KiB; needs the right to mount one."""
+    """Return a folder on a file system of 8 KiB; needs the right to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from tdabench.rows import Rows
+from tdabench.storage.matrix import Rows
 
 MATRIX = torch.arange(21.0).reshape(7, 3)
 

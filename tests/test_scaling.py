@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from tdabench import cli
-from tdabench.config import load_experiment
-from tdabench.limits import Outcome, run_limited
-from tdabench.records import load_json
-from tdabench.scaling import model_at, models_of
-from tdabench.stages import scaling as stages_scaling
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.scaling import model_at, models_of
+from tdabench.questions.scaling import stage as stages_scaling
+from tdabench.runtime.limits import Outcome, run_limited
+from tdabench.storage.records import load_json
 
 SIZES = ["4", "8", "16"]
 EXPERIMENT: dict[str, Any] = {
@@ -203,7 +203,7 @@ def _run_here(function, *arguments, seconds, memory_bytes):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder in which every job of the experiment was run."""
+    """Return a folder in which every job of the experiment was run."""
     folder = tmp_path_factory.mktemp("scaling")
     (folder / "slow.py").write_text(METHODS)
     with pytest.MonkeyPatch.context() as patch:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.files import put_aside
-from tdabench.records import load_json, load_record, make_record, save_json, save_tensors
-from tdabench.seals import DamagedResult, check_seal
+from tdabench.storage.files import put_aside
+from tdabench.storage.records import load_json, load_record, make_record, save_json, save_tensors
+from tdabench.storage.seals import DamagedResult, check_seal
 
 TENSORS = {"scores": torch.arange(6.0).reshape(2, 3), "mask": torch.tensor([True, False])}
 RECORD = {"status": "ok", "of": "0" * 64}

@@ -13,10 +13,10 @@ import torch
 import yaml
 from test_config import EXPERIMENT, _changed, _write
 
-from tdabench.config import load_experiment
-from tdabench.files import check_place
-from tdabench.reading import MOST_CHARACTERS, read_yaml
-from tdabench.records import (
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.yaml_file import MOST_CHARACTERS, read_yaml
+from tdabench.storage.files import check_place
+from tdabench.storage.records import (
     create_mapped_tensor,
     load_tensors,
     save_figure,
@@ -38,7 +38,7 @@ SYSTEM_CALLS = {"system", "popen", "mktemp", "full_load", "unsafe_load", "load_a
 
 
 def _dangers(tree: ast.AST) -> Iterator[str]:
-    """Give what could run the content of a file, or a text as a command."""
+    """Return what could run the content of a file, or a text as a command."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
@@ -87,7 +87,7 @@ def test_the_check_lets_pass_what_runs_nothing(code):
 
 
 def test_the_loader_of_yaml_is_a_safe_one():
-    from tdabench import reading
+    from tdabench.experiment import yaml_file as reading
 
     assert issubclass(reading._Loader, yaml.SafeLoader)
     assert not [tag for tag in reading._Loader.yaml_constructors if tag and "python" in tag]

@@ -17,11 +17,11 @@ from test_workflow import EXPERIMENT, PLAIN, Place, make_place
 
 from tdabench import cli
 from tdabench.attributors.base import Unsupported
-from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_table, load_tensors, save_tensors
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.sweeps import SweepSettings
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
-from tdabench.sweeps import SweepSettings
+from tdabench.storage.records import load_json, load_record, load_table, load_tensors, save_tensors
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
 REPOSITORY = Path(__file__).parents[1]
@@ -402,7 +402,7 @@ def test_a_bank_of_another_split_is_refused(place, capsys):
 
 @pytest.fixture
 def fickle(place: Place) -> Place:
-    """Give a sweep of a method that keeps no traces, with no point run yet."""
+    """Return a sweep of a method that keeps no traces, with no point run yet."""
     place.change(
         '  bif:\n    attributor: "tdabench',
         '  fickle: {attributor: "test_sweep:Fickle"}\n  bif:\n    attributor: "tdabench',
@@ -455,7 +455,7 @@ def test_a_sweep_without_any_lds_says_that_there_is_nothing_to_choose(fickle):
 
 
 def _planned(place: Place) -> tuple[set[str], str]:
-    """Give the points that would be run to make the table anew, and what is said of the plan."""
+    """Return the points that would be run to make the table anew, and what is said of the plan."""
     (place.results / "tables/sweep.csv").unlink()
     planned = place.snakemake("-n", "results/tiny/tables/sweep.csv")
     assert planned.returncode == 0, planned.stderr
@@ -476,7 +476,7 @@ def test_a_finished_point_is_never_run_again_a_lost_one_is_and_so_is_a_further_v
     ("name", "least"), [("sweep_bif_cifar10", 36), ("sweep_bif_cifar10_paper", 36), ("sweep_bif_text", 18)]
 )
 def test_the_sweeps_that_are_shipped_can_be_run(name, least):
-    from tdabench.stages.sweep import check_points
+    from tdabench.questions.sweep.stage import check_points
 
     experiment = load_experiment(REPOSITORY / "experiments" / f"{name}.yaml")
 

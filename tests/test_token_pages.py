@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tdabench.cli import main
-from tdabench.records import save_tensors
+from tdabench.storage.records import save_tensors
 
 tokenizers = pytest.importorskip("tokenizers")
 

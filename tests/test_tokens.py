@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from tdabench import cli
-from tdabench.config import load_experiment
-from tdabench.records import load_record, load_tensors
-from tdabench.stages.tokens import choose_top
+from tdabench.experiment.read import load_experiment
+from tdabench.questions.tokens.stage import choose_top
+from tdabench.storage.records import load_record, load_tensors
 
 TEXT = "\n".join(
     f"{name} has a {thing}. The {thing} of {name} is {colour}."
@@ -136,7 +136,7 @@ def test_a_method_that_scores_no_tokens_says_so_in_its_file(here):
 
 
 def test_a_method_without_scores_gives_its_reason_again(here):
-    from tdabench.records import save_tensors
+    from tdabench.storage.records import save_tensors
 
     save_tensors("none.safetensors", {}, {"status": "unsupported: too large"})
 

@@ -21,11 +21,11 @@ import pytest
 import torch
 
 from tdabench import cli
-from tdabench.attributors.estimators import loss_covariance
-from tdabench.config import load_experiment
-from tdabench.records import load_json, load_record, load_tensors, save_tensors
-from tdabench.report.lds import _lds_row
+from tdabench.attributors.estimates.estimators import loss_covariance
+from tdabench.experiment.read import load_experiment
+from tdabench.questions.lds.tables import _lds_row
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
 REPOSITORY = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ from pathlib import Path
 import torch
 
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.chains import chain_generator
+from tdabench.attributors.sampling.chains import chain_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class Place:
         )
 
     def plan(self) -> set[str]:
-        """Give the jobs that would run now."""
+        """Return the jobs that would run now."""
         planned = self.snakemake("-n", "tiny")
         assert planned.returncode == 0, planned.stderr
         return jobs(planned.stdout)
@@ -249,7 +249,7 @@ SIZE = ("train_size", "120")
 
 
 def _environment() -> dict[str, str]:
-    """Give what a user has who activated the virtual environment."""
+    """Return what a user has who activated the virtual environment."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     for name in ("PYTHONWARNINGS", "TDABENCH_DATA", "SNAKEMAKE_PROFILE"):
@@ -274,7 +274,7 @@ PROPERTIES = each("properties", *METHODS)
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
-    """Run the experiment on one core; give its folder, not to be changed, and what was on the terminal."""
+    """Run the experiment on one core; return its folder, not to be changed, and what was on the terminal."""
     place = make_place(tmp_path_factory.mktemp("workflow") / "finished")
     done = place.snakemake("--cores", "1", "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -578,7 +578,7 @@ def planned(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture
 def place(planned: Place) -> Iterator[Place]:
-    """Give a finished folder for dry runs; its experiment and model are put back afterwards."""
+    """Return a finished folder for dry runs; its experiment and model are put back afterwards."""
     names = ("experiments/tiny.yaml", "pausing.py")
     before = {name: planned.read(name) for name in names}
     yield planned
@@ -830,7 +830,7 @@ def interrupted(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> In
 
 
 def _wait_for_a_job_in_mid_bank(place: Place) -> tuple[int, int]:
-    """Wait until a job has retrained one of its three models; give its process and its shard."""
+    """Wait until a job has retrained one of its three models; return its process and its shard."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for path in place.path.glob("built-by-*"):
@@ -1028,7 +1028,7 @@ DIVERGING = dict([PLAIN, ("adamw", "sgd"), ("learning_rate: 0.01", "learning_rat
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the stages with a model that sometimes diverges and a method that can't run; give the folder."""
+    """Run the stages with a model that sometimes diverges and a method that can't run; return the folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = _enter(tmp_path_factory.mktemp("odd"), patch)
         changes = {

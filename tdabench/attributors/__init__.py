@@ -1,1 +1,1 @@
-"""Room 4, one file a method: from trained checkpoints and examples to scores."""
+"""Methods: a file here is a method that an experiment may name; their plumbing lies one folder down."""

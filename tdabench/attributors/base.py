@@ -81,7 +81,7 @@ class ChainAttributor(Attributor, Protocol):
         Args:
             chain: Which one, from 0.
             generator: The same for every chain: derive the chain's own stream from it
-                (``tdabench.attributors.chains.chain_generator``).
+                (``tdabench.attributors.sampling.chains.chain_generator``).
 
         Returns:
             What ``score_chains`` needs of it, as tensors by name.
@@ -173,7 +173,7 @@ class Batched(Attributor, Protocol):
     """
 
     def batch_sizes(self, problem: Problem) -> dict[str, int] | None:
-        """Give the most examples of ``train``, ``query`` and ``reference`` that it works on at once.
+        """Return the most examples of ``train``, ``query`` and ``reference`` that it works on at once.
 
         Beside them it may hold all examples, its losses and its scores.
 

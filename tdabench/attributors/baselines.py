@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
 from tdabench.attributors.passes import FORWARD, counted
 from tdabench.examples import batch_size_of
-from tdabench.progress import progress
+from tdabench.runtime.progress import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class QueryIndependent:
         return torch.cat(scores).expand(num_query, -1).clone()
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
-        """Give the examples of a pass."""
+        """Return the examples of a pass."""
         size = self._size(problem.train)
         return {"train": size, "query": size, "reference": 0}
 

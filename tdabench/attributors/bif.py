@@ -9,23 +9,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.auto import AUTO, settle
 from tdabench.attributors.base import Problem
-from tdabench.attributors.blocks import require_memory
-from tdabench.attributors.calibration import calibrate_chain
-from tdabench.attributors.chains import chain_batches, chain_generator, record_chain
-from tdabench.attributors.estimators import require_estimate
-from tdabench.attributors.restriction import require_patterns, restrict_model
-from tdabench.attributors.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
-from tdabench.attributors.sgld import Step
-from tdabench.attributors.token_scores import (
+from tdabench.attributors.calibration.auto import AUTO, settle
+from tdabench.attributors.calibration.search import calibrate_chain
+from tdabench.attributors.estimates.blocks import require_memory
+from tdabench.attributors.estimates.estimators import require_estimate
+from tdabench.attributors.estimates.tokens import (
     make_recorder,
     require_token_estimate,
     sample_and_score_tokens,
     score_sequences,
     score_tokens,
 )
-from tdabench.attributors.traces import estimate_scores
+from tdabench.attributors.estimates.traces import estimate_scores
+from tdabench.attributors.sampling.chains import chain_batches, chain_generator, record_chain
+from tdabench.attributors.sampling.restriction import require_patterns, restrict_model
+from tdabench.attributors.sampling.samplers import measure_metric, require_sampler, sample_chain, sampler_settings
+from tdabench.attributors.sampling.sgld import Step
 from tdabench.seeds import fork_generator, make_generator
 
 
@@ -39,7 +39,7 @@ class BIF:
     chains. The losses of every draw are kept in the workspace (``traces.safetensors``: what ``record_chain`` gives,
     with a first axis for the chain).
 
-    Step size, steps between draws and burn-in may say ``auto``: see ``tdabench.attributors.calibration``.
+    Step size, steps between draws and burn-in may say ``auto``: see ``tdabench.attributors.calibration.search``.
 
     Attributes:
         step_size: :math:`\epsilon` of SGLD; the other samplers' has the same meaning and the same limit.
@@ -69,7 +69,7 @@ class BIF:
             covariance both are the same, and B is dearer by the square of a sequence's length; as correlation B
             weighs all pairs of tokens alike.
         token_estimate: Of tokens: ``traces`` or ``online``; the same numbers from another memory, see
-            ``tdabench.attributors.token_scores``.
+            ``tdabench.attributors.estimates.tokens``.
     """
 
     step_size: float | Literal["auto"]
@@ -121,7 +121,7 @@ class BIF:
         require_patterns(self.restrict)
 
     def calibrate(self, problem: Problem, *, generator: torch.Generator) -> dict[str, Any]:
-        """Propose step size, steps between draws and burn-in; see ``tdabench.attributors.calibration``."""
+        """Propose step size, steps between draws and burn-in; see ``tdabench.attributors.calibration.search``."""
         stream = make_generator(generator.initial_seed(), "calibrate", device=generator.device)
         model = restrict_model(problem.models[0], self.restrict)
         metric = measure_metric(
@@ -150,7 +150,7 @@ class BIF:
         )
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
-        """Sample the chains, keep their traces, and give the covariance or correlation of the losses.
+        """Sample the chains, keep their traces, and return the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged, or a pattern of ``restrict`` matches nothing.
@@ -171,11 +171,11 @@ class BIF:
         return sample_and_score_tokens(settle(self, problem, generator=generator), problem, generator=generator)
 
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Sample one chain, from 0; see ``tdabench.attributors.chains.record_chain``."""
+        """Sample one chain, from 0; see ``record_chain``."""
         return self._record(problem, chain, generator, tokens=self.level == "token")
 
     def sample_token_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Sample one chain and keep its tokens too; see ``tdabench.attributors.token_scores``.
+        """Sample one chain and keep its tokens too; see ``tdabench.attributors.estimates.tokens``.
 
         It is the chain that ``sample_chain`` samples, and one forward pass a draw gives tokens and sequences.
         """
@@ -203,7 +203,7 @@ class BIF:
         return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
     def batch_sizes(self, problem: Problem) -> dict[str, int] | None:
-        """Give the most examples at once, of a minibatch and of a pass; None where the losses of tokens are kept."""
+        """Return the most examples at once, of a minibatch and of a pass; None where the losses of tokens are kept."""
         return None if self.level == "token" else chain_batches(self, problem)
 
     def _walk(self, problem: Problem, steps: int, generator: torch.Generator) -> Iterator[Step]:
@@ -222,7 +222,7 @@ class BIF:
         )
 
     def score_chains(self, chains: Iterable[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
-        """Keep the chains' traces, and give the covariance or correlation of the losses.
+        """Keep the chains' traces, and return the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged.
@@ -235,7 +235,7 @@ class BIF:
     def score_token_chains(
         self, chains: Iterable[dict[str, Tensor]], problem: Problem
     ) -> Float[Tensor, "query qpos train tpos"]:
-        """Give the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
+        """Return the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
 
         Raises:
             ValueError: If every chain diverged.

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tdabench.attributors.adapters.token_rows import real_tokens
 from tdabench.attributors.base import Examples, Problem, Unsupported
-from tdabench.attributors.token_rows import real_tokens
 from tdabench.cost import phase
 from tdabench.examples import device_of, is_text
-from tdabench.progress import progress
+from tdabench.runtime.progress import progress
 
 # What a query of nothing but padding asks for, and no row has: bm25s refuses to be asked for nothing.
 NO_WORD = "no word"
@@ -65,7 +65,7 @@ class BM25:
 
 
 def _words(examples: Examples) -> list[list[str]]:
-    """Give each row's tokens as words."""
+    """Return each row's tokens as words."""
     real = real_tokens(examples["labels"]).cpu()
     rows = zip(examples["input_ids"].cpu(), real, strict=True)
     return [[str(token) for token in tokens[kept].tolist()] for tokens, kept in rows]

@@ -14,12 +14,12 @@ from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tdabench.attributors.adapters.kronfluence_factors import gradients_within, require_disk
+from tdabench.attributors.adapters.kronfluence_processes import data_parallel
+from tdabench.attributors.adapters.kronfluence_task import make_task, output_embeddings, tracked_layers
+from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
-from tdabench.attributors.factors import gradients_within, require_disk
-from tdabench.attributors.processes import data_parallel
 from tdabench.attributors.run import AttributionWarning
-from tdabench.attributors.tasks import make_task, output_embeddings, tracked_layers
-from tdabench.attributors.token_rows import BATCH_TOKENS
 from tdabench.cost import phase
 from tdabench.examples import is_text
 from tdabench.seeds import isolated_random_state
@@ -114,7 +114,7 @@ class Kronfluence:
         return attribute_part(self, problem, generator, per_token=True)
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
-        """Give the most examples at once; of queries, those whose gradients are held."""
+        """Return the most examples at once; of queries, those whose gradients are held."""
         fit, train, held = _most_at_once(self, problem)
         return {"reference": 0 if self.strategy == "identity" else fit, "train": train, "query": held}
 
@@ -138,7 +138,7 @@ def _prepare(attributor: Kronfluence, problem: Problem) -> None:
 def attribute_part(
     attributor: Kronfluence, problem: Problem, generator: torch.Generator, *, per_token: bool = False
 ) -> Float[Tensor, "query train"] | Float[Tensor, "query train position"]:
-    """Do this process's part, and give all scores, whichever process it is."""
+    """Do this process's part, and return all scores, whichever process it is."""
     task = make_task(problem)
     device = next(iter(problem.train.values())).device
     fit, train, query, accumulated = _batch_sizes(attributor, problem)
@@ -176,7 +176,7 @@ def attribute_part(
 
 
 def _most_at_once(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int]:
-    """Give the most examples of a batch when fitting, of training examples, and of queries that are held at once."""
+    """Return the most examples of a batch when fitting, of training examples, and of queries that are held at once."""
     usual, held = 250, 1000
     if is_text(problem.train):
         model = problem.models[0]
@@ -186,7 +186,7 @@ def _most_at_once(attributor: Kronfluence, problem: Problem) -> tuple[int, int, 
 
 
 def _batch_sizes(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int, int]:
-    """Give the examples of a batch when fitting, of training examples, of queries, and how many of those are one pass.
+    """Return the batch sizes for fitting, training examples and queries, and how many queries share one pass.
 
     A batch of queries is no larger than one of training examples where those are rows of tokens: their gradients may
     be few numbers, but their logits are many.
@@ -223,6 +223,6 @@ class ExampleDataset(Dataset):
         return num_examples(self.examples)
 
     def __getitems__(self, indices: list[int]) -> Examples:
-        """Give a batch."""
+        """Return a batch."""
         device = next(iter(self.examples.values())).device
         return take(self.examples, torch.tensor(indices, device=device))

@@ -9,19 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.attributors.base import Problem, Unsupported
-from tdabench.attributors.blocks import require_memory
-from tdabench.attributors.chains import Measure, chain_batches, chain_generator, record_chain
-from tdabench.attributors.estimators import require_estimate
-from tdabench.attributors.laplace import measure_curvature, posterior_variances, sample_laplace
-from tdabench.attributors.restriction import require_patterns, restrict_model
-from tdabench.attributors.sgld import Step
-from tdabench.attributors.token_scores import (
+from tdabench.attributors.estimates.blocks import require_memory
+from tdabench.attributors.estimates.estimators import require_estimate
+from tdabench.attributors.estimates.tokens import (
     make_recorder,
     require_token_estimate,
     sample_and_score_tokens,
     score_tokens,
 )
-from tdabench.attributors.traces import estimate_scores
+from tdabench.attributors.estimates.traces import estimate_scores
+from tdabench.attributors.sampling.chains import Measure, chain_batches, chain_generator, record_chain
+from tdabench.attributors.sampling.laplace import measure_curvature, posterior_variances, sample_laplace
+from tdabench.attributors.sampling.restriction import require_patterns, restrict_model
+from tdabench.attributors.sampling.sgld import Step
 from tdabench.cost import phase
 
 
@@ -35,7 +35,7 @@ class LaplaceBIF:
     with :math:`F` the Fisher, :math:`D` its damped diagonal (the metric of the localization: parameters to which the
     losses are sensitive are held more tightly) and :math:`v_t` randomly signed minibatch gradients. The posterior is
     restricted to their span, as the paper restricts it to some layers: outside of it the losses hardly move, so that
-    draws there cost forward passes and give noise. The draws' sample covariance is exactly the posterior's
+    draws there cost forward passes and return noise. The draws' sample covariance is exactly the posterior's
     (orthogonal Monte Carlo), so that none of it is lost to chance either.
 
     A chain costs ``draws`` gradients of ``batch_size`` examples (phase ``fit``; twice as many with the curvature of
@@ -63,7 +63,7 @@ class LaplaceBIF:
             eigenvalue in the draws' space, and ``amplitude`` what a row would move by if its tokens moved
             independently.
         token_estimate: Of tokens: ``traces`` or ``online``; the same numbers from another memory, see
-            ``tdabench.attributors.token_scores``.
+            ``tdabench.attributors.estimates.tokens``.
     """
 
     draws: int
@@ -95,7 +95,7 @@ class LaplaceBIF:
         require_patterns(self.restrict)
 
     def attribute(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, "query train"]:
-        """Measure the curvature, draw, keep the traces, and give the covariance or correlation of the losses.
+        """Measure the curvature, draw, keep the traces, and return the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged, no gradient differs from zero, or a pattern matches nothing.
@@ -104,7 +104,7 @@ class LaplaceBIF:
         return self.score_chains(chains, problem)
 
     def sample_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Measure the curvature and draw, for one chain, from 0; see ``tdabench.attributors.chains.record_chain``.
+        """Measure the curvature and draw, for one chain, from 0; see ``record_chain``.
 
         Raises:
             ValueError: If no gradient differs from zero, or one is not finite.
@@ -123,7 +123,7 @@ class LaplaceBIF:
         return sample_and_score_tokens(self, problem, generator=generator)
 
     def sample_token_chain(self, problem: Problem, chain: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Do what ``sample_chain`` does, and keep the tokens too; see ``tdabench.attributors.token_scores``."""
+        """Do what ``sample_chain`` does, and keep the tokens too; see ``tdabench.attributors.estimates.tokens``."""
         recorder = make_recorder(self, problem)
         recorded = self._record(problem, chain, generator, measure=recorder.measure)
         return {**recorded, **recorder.tensors()}
@@ -131,7 +131,7 @@ class LaplaceBIF:
     def score_token_chains(
         self, chains: Iterable[dict[str, Tensor]], problem: Problem
     ) -> Float[Tensor, "query qpos train tpos"]:
-        """Give the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
+        """Return the covariance or correlation of the tokens' losses, from chains of ``sample_token_chain``.
 
         Raises:
             ValueError: If every chain diverged.
@@ -139,7 +139,7 @@ class LaplaceBIF:
         return score_tokens(self, chains, problem, remedy=self._remedy, markov=False)
 
     def score_chains(self, chains: Sequence[dict[str, Tensor]], problem: Problem) -> Float[Tensor, "query train"]:
-        """Keep the chains' traces, and give the covariance or correlation of the losses.
+        """Keep the chains' traces, and return the covariance or correlation of the losses.
 
         Raises:
             ValueError: If every chain diverged.
@@ -147,7 +147,7 @@ class LaplaceBIF:
         return estimate_scores(self, chains, problem, remedy=self._remedy, markov=False)
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
-        """Give the most examples at once, of a minibatch and of a pass that measures losses."""
+        """Return the most examples at once, of a minibatch and of a pass that measures losses."""
         return chain_batches(self, problem)
 
     @property

@@ -37,7 +37,7 @@ def counted(passes: int | float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted_problem(problem: Problem) -> Iterator[Problem]:
-    """Give the problem with losses that count their passes, and watch the models for calls that nothing counts.
+    """Return the problem with losses that count their passes, and watch the models for calls that nothing counts.
 
     A call of a loss counts its examples once, or three times if a gradient can be taken of what it gives. A call of a
     model, of its copies or their parts by another way, outside of ``counted``, makes the number unknown (NaN); so does

@@ -78,7 +78,7 @@ def run_calibration(
 
 
 def batches_of(attributor: Attributor, problem: Problem) -> dict[str, int] | None:
-    """Give the most examples of each part that a method works on at once; None if it doesn't say.
+    """Return the most examples of each part that a method works on at once; None if it doesn't say.
 
     Raises:
         ValueError: If it says something else than examples by part.
@@ -156,7 +156,7 @@ def _measure(
 
 @contextlib.contextmanager
 def _measured(problem: Problem) -> Iterator[tuple[Problem, Cost]]:
-    """Give the problem whose passes are counted, and what the body costs."""
+    """Return the problem whose passes are counted, and what the body costs."""
     device = next(iter(problem.train.values())).device
     with (
         counted_problem(problem) as counted,

@@ -12,15 +12,15 @@ from trak import TRAKer
 from trak.gradient_computers import AbstractGradientComputer, FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
+from tdabench.attributors.adapters.kronfluence_task import output_embeddings
+from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
+from tdabench.attributors.adapters.traker_margins import RowOutput, compute_in_chunks
 from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, num_examples
-from tdabench.attributors.margins import RowOutput, compute_in_chunks
 from tdabench.attributors.passes import FORWARD, GRADIENT, counted
-from tdabench.attributors.restriction import require_patterns, restrict_model
-from tdabench.attributors.tasks import output_embeddings
-from tdabench.attributors.token_rows import BATCH_TOKENS
+from tdabench.attributors.sampling.restriction import require_patterns, restrict_model
 from tdabench.cost import phase
 from tdabench.examples import is_text
-from tdabench.progress import progress
+from tdabench.runtime.progress import progress
 from tdabench.seeds import isolated_random_state
 
 # Memory of a batch's gradients by default, for language models.
@@ -111,12 +111,12 @@ class TRAK:
             return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
-        """Give the most examples whose gradients are in memory at once."""
+        """Return the most examples whose gradients are in memory at once."""
         _, size, _, _ = self._adapt(problem, self._restrict(problem))
         return {"train": size, "query": size, "reference": 0}
 
     def _restrict(self, problem: Problem) -> nn.Module:
-        """Give a copy of the first model whose only parameters are those with gradients; the others are buffers.
+        """Return a copy of the first model whose only parameters are those with gradients; the others are buffers.
 
         traker differentiates every parameter, and drops what is not asked for afterwards.
         """
@@ -136,7 +136,7 @@ class TRAK:
     def _adapt(
         self, problem: Problem, model: nn.Module
     ) -> tuple[tuple[str, str], int, AbstractModelOutput | str, type[AbstractGradientComputer]]:
-        """Give what traker needs of examples: their tensors' names, how many at a time, and what to differentiate."""
+        """Return what traker needs of examples: their tensors' names, how many at a time, and what to differentiate."""
         if not is_text(problem.train):
             return ("image", "label"), self.batch_size or 250, "image_classification", FunctionalGradientComputer
         size = GRADIENT_BYTES // (4 * sum(parameter.numel() for parameter in model.parameters()))
@@ -159,7 +159,7 @@ class TRAK:
 
 
 def _as_tuples(examples: Examples, names: tuple[str, str], size: int) -> Iterator[tuple[tuple[Tensor, Tensor], int]]:
-    """Give batches as traker takes them, and how many examples each has."""
+    """Return batches as traker takes them, and how many examples each has."""
     for batch in batches(examples, size):
         yield tuple(batch[name] for name in names), num_examples(batch)
 

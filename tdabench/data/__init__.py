@@ -1,1 +1,1 @@
-"""Room 1, what is attributed: datasets, and how they are split."""
+"""What is attributed: a file here is a dataset that an experiment may name."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tdabench.examples import Examples
-from tdabench.settings import DataSettings
+from tdabench.experiment.sections import DataSettings
 
 
 @runtime_checkable
@@ -28,15 +28,15 @@ class Data(Protocol):
 
     @property
     def details(self) -> dict[str, Any]:
-        """Give the record's part."""
+        """Return the record's part."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a result file holds."""
+        """Return what a result file holds."""
         ...
 
     def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
-        """Give examples of a part on a device."""
+        """Return examples of a part on a device."""
         ...
 
 
@@ -83,20 +83,20 @@ class ImageData:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Give how many examples each part has."""
+        """Return how many examples each part has."""
         return {"train": len(self.train_labels), "test": len(self.test_labels)}
 
     @property
     def details(self) -> dict[str, Any]:
-        """Give what belongs into the record of a result file, beside the tensors."""
+        """Return what belongs into the record of a result file, beside the tensors."""
         return {"label_names": self.label_names}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a result file holds."""
+        """Return what a result file holds."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
-        """Give normalised examples on a device, images channels last.
+        """Return normalised examples on a device, images channels last.
 
         Args:
             part: ``train`` or ``test``.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tdabench.data.base import Data, ImageData
-from tdabench.data.text import TextData
+from tdabench.data.text.rows import TextData
 
 
 def restore_data(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Data:

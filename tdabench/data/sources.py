@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from tdabench.data.text import Rows, TextData, make_text
+from tdabench.data.text.rows import Rows, TextData, make_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Room 5, is it right: scores against retrained losses."""
+"""Statistics that several questions use: tensors in, numbers out."""

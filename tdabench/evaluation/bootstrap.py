@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tdabench.progress import progress
+from tdabench.runtime.progress import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def _products(
 def _running_sums(
     weights: Float[Tensor, "subset resample"], order: Int[Tensor, "column subset"]
 ) -> Iterator[Float[Tensor, "column resample"]]:
-    """Give the sum of the weights up to each place of the order, less half of all; always in the same buffer."""
+    """Return the sum of the weights up to each place of the order, less half of all; always in the same buffer."""
     running = (-weights.sum(dim=0) / 2).repeat(len(order), 1)
     step = torch.empty_like(running)
     for chosen in order.T.contiguous():

@@ -11,8 +11,8 @@ from tdabench.evaluation.intervals import bootstrap_interval
 from tdabench.evaluation.lds import average_retrains, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
-from tdabench.rows import Rows
-from tdabench.settings import EvaluationSettings
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.storage.matrix import Rows
 
 
 def evaluate_scores(

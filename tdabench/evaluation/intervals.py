@@ -45,13 +45,13 @@ class Spread:
         return math.sqrt(self.over_queries + self.over_subsets)
 
     def interval(self, confidence: float) -> Interval:
-        """Give the bootstrap's interval around the mean, as much wider as Student's t is than the normal law."""
+        """Return the bootstrap's interval around the mean, as much wider as Student's t is than the normal law."""
         tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
         low, high = (self.mean + self.deviations.nanquantile(tail) * self._wider(confidence)).tolist()
         return Interval(mean=self.mean, low=low, high=high, standard_error=self.standard_error)
 
     def p_value(self, confidence: float) -> float:
-        """Give the two-sided p-value of a mean of 0: the bootstrap moved there, one added to hits and draws."""
+        """Return the two-sided p-value of a mean of 0: the bootstrap moved there, one added to hits and draws."""
         draws = self.deviations[self.deviations.isfinite()].abs() * self._wider(confidence)
         if math.isnan(self.mean) or not len(draws):
             return math.nan

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tdabench.rows import Rows
+from tdabench.storage.matrix import Rows
 
 # Queries whose scores are in memory at once, in float64: more of them are not faster.
 QUERIES_AT_ONCE = 128

@@ -19,7 +19,7 @@ def bank_bytes(
     methods: int,
     resamples: int,
 ) -> int:
-    """Give what a bank and the bootstrap of so many methods take, beside any scores."""
+    """Return what a bank and the bootstrap of so many methods take, beside any scores."""
     subsets, retrains, queries = losses.shape
     # Masks as read, joined, chosen and in float64; losses as read and joined, and up to four times in float64.
     bank = 11 * masks.numel() + 40 * losses.numel()
@@ -29,7 +29,7 @@ def bank_bytes(
 
 
 def queries_at_once(memory_gib: float | None, *, beside: int, per_query: int, most: int = QUERIES_AT_ONCE) -> int:
-    """Give how many queries a block may have.
+    """Return how many queries a block may have.
 
     Args:
         memory_gib: Most resident memory of the process in GiB; None for no limit.

@@ -143,7 +143,7 @@ def _student_p_value(mean: float, standard_error: float, freedom: float | int) -
 
 
 def all_pairs(count: int) -> list[tuple[int, int]]:
-    """Give every two places once, in order."""
+    """Return every two places once, in order."""
     return list(itertools.combinations(range(count), 2))
 
 

@@ -57,7 +57,7 @@ class Reliability:
     retrains: int
 
     def describe(self, confidence: float) -> dict[str, Any]:
-        """Give agreement and ceiling with their intervals, and for each query.
+        """Return agreement and ceiling with their intervals, and for each query.
 
         The ceiling rises with the agreement, so that its interval is that of the agreement, carried over; an agreement
         that may be zero gives a ceiling that may be zero.
@@ -80,7 +80,7 @@ class Reliability:
         }
 
     def share(self, lds: Spread, confidence: float) -> dict[str, float | None]:
-        """Give an LDS as a share of the ceiling, with its interval; the draws must be on the same resamples."""
+        """Return an LDS as a share of the ceiling, with its interval; the draws must be on the same resamples."""
         if self.agreement is None:
             return {"share": None, "share_low": None, "share_high": None}
         draws = [spread.mean + spread.deviations for spread in (lds, self.agreement)]
@@ -124,7 +124,7 @@ def measure_reliability(losses: Float[Tensor, "subset retrain query"], resamples
 
 
 def query_independent_oracle(measured: Float[Tensor, "subset query"], resamples: Resamples) -> Spread:
-    """Give the LDS of an oracle that ranks the subsets alike for every query: by how the other queries fared.
+    """Return the LDS of an oracle that ranks the subsets alike for every query: by how the other queries fared.
 
     It knows the retrained models, and still answers only "which subsets are good", never "good for what": an LDS
     below it may be had without looking at the query.

@@ -1,1 +1,1 @@
-"""Room 2, what is trained: builders of networks."""
+"""What is trained: a file here is a network that an experiment may name."""

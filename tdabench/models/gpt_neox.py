@@ -91,7 +91,7 @@ class Pythia:
         return SIZES[self.size]._replace(**own)
 
     def config(self) -> Any:
-        """Give the model's transformers config."""
+        """Return the model's transformers config."""
         shape = self.shape
         return load_config(
             {

@@ -74,7 +74,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def _find_cached(weights: str, revision: str | None) -> Path | None:
-    """Give the folder of a hub model in the cache, if it is there; it may lack files."""
+    """Return the folder of a hub model in the cache, if it is there; it may lack files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

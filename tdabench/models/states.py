@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def read_state(model: nn.Module) -> dict[str, Tensor]:
-    """Give the tensors of a model's state, each by its first name only: tied weights are one tensor."""
+    """Return the tensors of a model's state, each by its first name only: tied weights are one tensor."""
     first = _first_names(model)
     return {name: tensor for name, tensor in model.state_dict().items() if first[name] == name}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tdabench.records import load_json
+from tdabench.storage.records import load_json
 
 QUANTITIES = ("seconds", "host_bytes", "device_bytes", "disk_bytes")
 # Of these the largest phase counts, each fitted for itself: `host_bytes:fit`. Beside batches they don't grow.
@@ -35,14 +35,14 @@ class Size:
     draws: int = 0
 
     def in_memory(self, batches: Mapping[str, int] | None) -> "Size":
-        """Give what is in memory at once, by the most examples of each part; all of it where none is told."""
+        """Return what is in memory at once, by the most examples of each part; all of it where none is told."""
         if batches is None:
             return self
         most = {part: min(getattr(self, part), batches.get(part, math.inf)) for part in ("train", "query", "reference")}
         return Size(**most, draws=self.draws)  # a method may hold a vector a draw
 
     def features(self) -> dict[str, float]:
-        """Give the terms of the linear model of a cost: every pass over data, every pair, and every draw's losses."""
+        """Return the terms of the linear model of a cost: every pass over data, every pair, and every draw's losses."""
         return {
             "one": 1.0,
             "train": self.train,
@@ -78,7 +78,7 @@ class Costs:
     example_bytes: int = 0
 
     def predict(self, kind: str, size: Size) -> dict[str, float] | None:
-        """Give each quantity of a job; None if its kind was not measured.
+        """Return each quantity of a job; None if its kind was not measured.
 
         Memory is that of full batches where the kind's are known, without the examples and scores themselves.
         """
@@ -107,7 +107,7 @@ def load_costs(path: Path) -> Costs | None:
 
 
 def sizes_to_measure(base: int, draws: Any) -> Iterator[Size]:
-    """Give sizes that tell every term of a method's cost from the others.
+    """Return sizes that tell every term of a method's cost from the others.
 
     Args:
         base: The smaller number of training examples.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, MEMORY, Costs, Size, load_costs
 
 if TYPE_CHECKING:
-    from tdabench.config import Experiment
-    from tdabench.settings import BankSettings
+    from tdabench.experiment.read import Experiment
+    from tdabench.experiment.sections import BankSettings
 
 # A shard of retrains takes so many seconds where `bank.shards` says auto: long beside its start, short beside an hour.
 SHARD_SECONDS = 600.0
@@ -42,7 +42,7 @@ class Job:
 
 
 def num_shards(experiment: "Experiment", costs: Costs | None, train_size: int) -> int:
-    """Give the number of shards of a bank: the setting, or with ``auto`` as many as take ten minutes each.
+    """Return the number of shards of a bank: the setting, or with ``auto`` as many as take ten minutes each.
 
     A shard holds whole subsets. So one that retrains for more than ten minutes a subset holds a single one; and a bank
     that takes less is one shard.
@@ -66,7 +66,7 @@ def num_shards(experiment: "Experiment", costs: Costs | None, train_size: int) -
 
 
 def settle_bank(experiment: "Experiment", folder: Path, train_size: int) -> "BankSettings":
-    """Give the bank's settings with a number of shards, where they say auto.
+    """Return the bank's settings with a number of shards, where they say auto.
 
     Args:
         folder: The experiment's folder of results.
@@ -79,7 +79,7 @@ def settle_bank(experiment: "Experiment", folder: Path, train_size: int) -> "Ban
 
 
 def model_seconds(experiment: "Experiment", costs: Costs | None, train_size: int) -> float | None:
-    """Give the seconds of retraining one model on a subset and measuring the queries; None if not measured."""
+    """Return the seconds of retraining one model on a subset and measuring the queries; None if not measured."""
     if costs is None or experiment.bank is None:
         return None
     found = costs.predict("train", training_size(experiment, round(train_size * experiment.bank.fraction)))
@@ -88,7 +88,7 @@ def model_seconds(experiment: "Experiment", costs: Costs | None, train_size: int
 
 
 def training_size(experiment: "Experiment", examples: int) -> Size:
-    """Give the examples that a training run sees: every one in each epoch, and those of the warm-up."""
+    """Return the examples that a training run sees: every one in each epoch, and those of the warm-up."""
     recipe = experiment.training
     return Size(train=recipe.epochs * examples + recipe.warmup_steps * recipe.batch_size)
 
@@ -99,7 +99,7 @@ def num_queries(experiment: "Experiment") -> int:
 
 
 def size_of(experiment: "Experiment", method: str | None, train_size: int) -> Size:
-    """Give what a method's cost grows with."""
+    """Return what a method's cost grows with."""
     reference = experiment.data.reference
     draws = experiment.methods[method].settings.get("draws", 0) if method else 0
     planted = train_size if experiment.data.mislabelled else 0
@@ -114,7 +114,7 @@ def size_of(experiment: "Experiment", method: str | None, train_size: int) -> Si
 def cost_of(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None = None
 ) -> dict[str, float] | None:
-    """Give each quantity of one job without its start; None if it was not measured."""
+    """Return each quantity of one job without its start; None if it was not measured."""
     if rule == "train":
         return _train(experiment, costs, train_size)
     if rule == "retrain":
@@ -138,7 +138,7 @@ def _of_method(
 
 
 def _held_results(rule: str, experiment: "Experiment", size: Size, method: str) -> int:
-    """Give the bytes of the losses that a job of a method keeps, and of its scores."""
+    """Return the bytes of the losses that a job of a method keeps, and of its scores."""
     losses = LOSS_BYTES * size.draws * (size.train + size.query)
     if rule != "attribute":
         return losses
@@ -183,7 +183,7 @@ def _retrain(experiment: "Experiment", costs: Costs, train_size: int) -> dict[st
 
 
 def list_jobs(experiment: "Experiment", costs: Costs) -> Iterator[Job]:
-    """Give the jobs of an experiment's bank and methods, those that take time first; alike ones together."""
+    """Return the jobs of an experiment's bank and methods, those that take time first; alike ones together."""
     for train_size in experiment.data.train_sizes:
         yield _job("train", experiment, costs, train_size, experiment.checkpoints)
         if experiment.bank is not None:
@@ -219,7 +219,7 @@ def _job(
 def _output_bytes(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None, found: dict[str, float]
 ) -> float:
-    """Give the bytes of a job's file, and of the scratch that it leaves."""
+    """Return the bytes of a job's file, and of the scratch that it leaves."""
     queries, bank = num_queries(experiment), experiment.bank
     if rule == "attribute":
         return float(FLOAT_BYTES * train_size * queries) + found.get("disk_bytes", 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tdabench.config import Experiment, load_experiment
+from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.planning.costs import COSTS_FILE, Costs, load_costs
 from tdabench.planning.jobs import cost_of
 
@@ -17,7 +17,7 @@ TIME_MARGIN, MEMORY_MARGIN = 2.0, 1.5
 
 
 def minutes(cost: dict[str, float] | None, start_seconds: float, attempt: int) -> int:
-    """Give the minutes to ask for: twice the measured time, and twice as many at each further attempt."""
+    """Return the minutes to ask for: twice the measured time, and twice as many at each further attempt."""
     asked = DEFAULT_MINUTES
     if cost is not None:
         asked = max(math.ceil(TIME_MARGIN * (start_seconds + cost["seconds"]) / 60), LEAST_MINUTES)
@@ -25,7 +25,7 @@ def minutes(cost: dict[str, float] | None, start_seconds: float, attempt: int) -
 
 
 def megabytes(cost: dict[str, float] | None, attempt: int) -> int:
-    """Give the memory to ask for: half again as much as measured, and twice as much at each further attempt."""
+    """Return the memory to ask for: half again as much as measured, and twice as much at each further attempt."""
     asked = DEFAULT_MB
     if cost is not None:
         asked = max(math.ceil(MEMORY_MARGIN * cost["host_bytes"] / 1e6), LEAST_MB)
@@ -72,14 +72,14 @@ def scaling_needs_of(need: str) -> Callable[..., int]:
 
 
 def gpus_of(wildcards: Any) -> int:
-    """Give how many GPUs a method's job asks for: one for each of the processes that share its work."""
+    """Return how many GPUs a method's job asks for: one for each of the processes that share its work."""
     settings = _load(f"experiments/{wildcards.experiment}.yaml").methods[wildcards.method].settings
     processes = settings.get("processes", 1)
     return processes if type(processes) is int else 1
 
 
 def measured_costs(name: str) -> Costs | None:
-    """Give what was measured of an experiment; None if nothing was."""
+    """Return what was measured of an experiment; None if nothing was."""
     path = Path("results") / name / COSTS_FILE
     return _load_costs(path, path.stat().st_mtime_ns) if path.is_file() else None
 

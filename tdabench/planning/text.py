@@ -46,7 +46,7 @@ def _row(job: Job) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Give a time in the unit that a person would choose."""
+    """Return a time in the unit that a person would choose."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:
@@ -55,7 +55,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Give a size in the unit that a person would choose."""
+    """Return a size in the unit that a person would choose."""
     if count < 1e6:
         return f"{count / 1e3:.0f} kB"
     if count < 1e9:

@@ -1,1 +1,1 @@
-"""Room 6, what one looks at: tables and figures."""
+"""The page of an experiment."""

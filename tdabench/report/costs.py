@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.config import Experiment
+from tdabench.drawing.tables import COST_COLUMNS
+from tdabench.experiment.read import Experiment
 from tdabench.planning.jobs import settle_bank
-from tdabench.records import load_record
-from tdabench.report.tables import COST_COLUMNS
+from tdabench.storage.records import load_record
 
 
 def collect_costs(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
-    """Give a row a repeat, size, method and phase; the bank and the checkpoints are methods of their own."""
+    """Return a row a repeat, size, method and phase; the bank and the checkpoints are methods of their own."""
     methods = [
         row
         for repeat in range(experiment.repeats)

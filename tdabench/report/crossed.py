@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.report.cells import Cell, Styles, Table, estimate_cell, interval_cell, method_cell, number_cell
-from tdabench.report.columns import MISSING, format_number, header_of
+from tdabench.drawing.columns import MISSING, format_number, header_of
+from tdabench.drawing.html import Cell, Styles, Table, estimate_cell, interval_cell, method_cell, number_cell
+from tdabench.questions.detection.report import DETECTORS
+from tdabench.questions.properties.table import SIGNS
 from tdabench.report.comparisons import SOURCES
-from tdabench.report.detection import DETECTORS
-from tdabench.report.properties_table import SIGNS
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tdabench.report.tables import count_repeats
+from tdabench.drawing.tables import count_repeats
 from tdabench.report.variants import find_base, shade
 
 STYLE = {
@@ -194,7 +194,7 @@ def plot_cost(table: pd.DataFrame, methods: list[str]) -> Figure:
 
 
 def method_styles(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Give every method its colour, label and marker.
+    """Assign every method its colour, label and marker.
 
     Variants of a built-in method, such as ``trak_3x128``, have shades of its colour, in their order; a plug-in's colour
     follows from its place among the plug-ins.

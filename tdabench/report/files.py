@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tdabench.records import save_figure, save_text
-from tdabench.report.tables import write_csv
+from tdabench.drawing.tables import write_csv
+from tdabench.storage.records import save_figure, save_text
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame, *, digits: int = 6) -> None:
@@ -16,7 +16,7 @@ def write_table(folder: Path, name: str, table: pd.DataFrame, *, digits: int = 6
 
 
 def write_markdown(folder: Path, name: str, table: pd.DataFrame) -> str:
-    """Write ``tables/NAME.md``, and give its text."""
+    """Write ``tables/NAME.md``, and return its text."""
     # A bar in a text, such as a method's reason, would begin another cell.
     escaped = table.map(lambda value: value.replace("|", "\\|") if isinstance(value, str) else value)
     text = escaped.to_markdown(index=False, disable_numparse=True)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tdabench.config import Experiment
-from tdabench.records import load_record, load_rows, load_tensors
-from tdabench.report.columns import MINUS
+from tdabench.drawing.columns import MINUS
+from tdabench.experiment.read import Experiment
 from tdabench.report.sheet import COLUMNS, displayable, make_sheet
+from tdabench.storage.records import load_record, load_rows, load_tensors
 
 QUERIES = 6
 NEIGHBOURS = 5
@@ -86,7 +86,7 @@ class _Tiles:
         self.places: dict[tuple[str, int], int] = {}
 
     def tile(self, part: str, index: int, score: float | None = None, query_label: int | None = None) -> Tile:
-        """Give an image of a part (``train`` or ``test``) its place and its words."""
+        """Put an image of a part (``train`` or ``test``) in its place and its words."""
         number = int(self.data[f"{part}_labels"][index])
         label = self.names[number] if number < len(self.names) else str(number)
         written = "" if score is None else format_score(score)
@@ -99,7 +99,7 @@ class _Tiles:
         )
 
     def sheet(self) -> tuple[bytes, int]:
-        """Draw all images; give the PNG and their side."""
+        """Draw all images; return the PNG and their side."""
         pictures = [displayable(self.data[f"{part}_images"], torch.tensor([index]))[0] for part, index in self.places]
         return make_sheet(pictures)
 
@@ -134,7 +134,7 @@ def load_gallery(experiment: Experiment, folder: Path, repeat: int = 0) -> Galle
 def _neighbours(
     tiles: _Tiles, path: Path, split: dict[str, Tensor], chosen: Int[Tensor, " chosen"]
 ) -> list[Neighbours]:
-    """Give a row of images for each chosen query, from the file of one method's scores."""
+    """Return a row of images for each chosen query, from the file of one method's scores."""
     scores, status = load_rows(path, "scores", chosen.tolist()), load_record(path)["status"]
     if scores is None:
         return [Neighbours(method=path.stem, reason=status)] * len(chosen)
@@ -163,7 +163,7 @@ def choose_queries(labels: Int[Tensor, " query"], count: int) -> Int[Tensor, " c
 
 
 def extreme_examples(scores: Float[Tensor, " train"], count: int = NEIGHBOURS) -> tuple[list[int], list[int]]:
-    """Give the examples of the highest and of the lowest scores, the most extreme first."""
+    """Return the examples of the highest and of the lowest scores, the most extreme first."""
     order = scores.argsort(descending=True, stable=True).tolist()
     return order[:count], order[::-1][:count]
 

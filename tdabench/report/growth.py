@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.config import Experiment
-from tdabench.records import load_json
+from tdabench.experiment.read import Experiment
 from tdabench.report.files import write_table
 from tdabench.report.repeats import add_rows_over_repeats
+from tdabench.storage.records import load_json
 
 GROWTH_COLUMNS = (
     "experiment", "repeat", "train_size", "method", "chains", "draws", "passes", "cpu_seconds", "lds", "low", "high",
@@ -22,7 +22,7 @@ EXTRAPOLATION_COLUMNS = (
 
 
 def write_growth(experiment: Experiment, folder: Path, over_repeats: Callable[..., Any]) -> pd.DataFrame | None:
-    """Write ``tables/growth.csv`` and ``tables/extrapolation.csv``, if a method kept its traces; give the former.
+    """Write ``tables/growth.csv`` and ``tables/extrapolation.csv``, if a method kept its traces; return the former.
 
     In rows of one repeat the interval of an LDS is the bootstrap's over subsets and queries, that of a limit also over
     draws; in rows ``all`` both are Student's t over repeats.
@@ -63,7 +63,7 @@ def _results(experiment: Experiment, folder: Path) -> Iterator[tuple[dict[str, A
 
 
 def _complete(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Give rows over repeats the notes of all repeats; counts beside missing ones stay whole numbers."""
+    """Return rows over repeats the notes of all repeats; counts beside missing ones stay whole numbers."""
     notes = {key: " | ".join(dict.fromkeys(note for note in same["note"] if note)) for key, same in table.groupby(keys)}
     last = table["repeat"] == "all"
     table.loc[last, "note"] = [notes[tuple(row)] for row in table.loc[last, keys].to_numpy().tolist()]

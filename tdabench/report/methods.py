@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.config import Experiment
-from tdabench.records import load_json, save_text
-from tdabench.report.agreement_table import make_agreement_table, plot_agreement
+from tdabench.drawing.latex import make_cost_latex, make_lds_latex, select_costs
+from tdabench.experiment.read import Experiment
+from tdabench.questions.lds.agreement_table import make_agreement_table, plot_agreement
+from tdabench.questions.properties.table import make_properties_latex, make_properties_markdown, make_properties_table
 from tdabench.report.files import write_figures, write_markdown, write_table
-from tdabench.report.latex import make_cost_latex, make_lds_latex, select_costs
-from tdabench.report.properties_table import make_properties_latex, make_properties_markdown, make_properties_table
+from tdabench.storage.records import load_json, save_text
 
 
 def write_agreement(experiment: Experiment, folder: Path, order: list[str], over_repeats: Callable[..., Any]) -> None:

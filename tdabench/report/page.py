@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.config import Experiment
-from tdabench.records import load_json, load_table
-from tdabench.report.cells import Styles, styles_of
+from tdabench.drawing.html import Styles, styles_of
+from tdabench.drawing.template import render_template
+from tdabench.experiment.read import Experiment
 from tdabench.report.gallery import Gallery, load_gallery
 from tdabench.report.provenance import describe_origin, describe_settings
 from tdabench.report.sections import make_sections
 from tdabench.report.summary import list_warnings, summarise
-from tdabench.report.template import render_template
+from tdabench.storage.records import load_json, load_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
 
 
 def _token_pages(experiment: Experiment) -> dict[str, str]:
-    """Give the links to the pages of tokens, by what they are called."""
+    """Return the links to the pages of tokens, by what they are called."""
     cells = itertools.product(
         range(experiment.repeats), experiment.data.train_sizes if experiment.token_methods else []
     )
@@ -65,9 +65,9 @@ def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
     styles = styles_of(*material.tables.values())
     return render_template(
-        "page.html.jinja",
-        styles=["page.css"],
-        script="page.js",
+        "report/templates/page.html.jinja",
+        styles=["report/templates/page.css"],
+        script="report/templates/page.js",
         name=material.name,
         leads=summarise(material.tables, styles, material.confidence),
         warnings=list_warnings(material.tables, styles),

@@ -31,7 +31,7 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _counted(values: Iterable[str | None]) -> list[str]:
-    """Give the different values, the commonest first, with their numbers of jobs if there are several."""
+    """Return the different values, the commonest first, with their numbers of jobs if there are several."""
     counts = Counter(value for value in values if value)
     several = len(counts) > 1
     return [f"{value} ({count:,} jobs)" if several else value for value, count in counts.most_common()]

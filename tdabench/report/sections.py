@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
-from tdabench.report.cells import Styles, Table, at, make_table, over_repeats
+from tdabench.drawing.html import Styles, Table, at, make_table, over_repeats
+from tdabench.questions.lds.page_tables import cost_table, ground_truth_table, rank_table
 from tdabench.report.crossed import detection_table, null_table, properties_table, removal_table, variance_table
-from tdabench.report.quality import cost_table, ground_truth_table, rank_table
 from tdabench.report.summary import sizes_of
 from tdabench.report.texts import COST, FIGURES, FRONTIER, TEXTS, describe, describe_ranking
 

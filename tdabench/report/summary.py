@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from tdabench.report.cells import Styles, at
-from tdabench.report.columns import format_number
-from tdabench.report.detection import DETECTORS
-from tdabench.report.diagnostics import drop_warning
-from tdabench.report.scaling_lead import summarise_cost
+from tdabench.drawing.columns import format_number
+from tdabench.drawing.html import Styles, at
+from tdabench.questions.detection.report import DETECTORS
+from tdabench.questions.diagnostics.report import drop_warning
+from tdabench.questions.scaling.lead import summarise_cost
 
 
 def summarise(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float) -> list[str]:
@@ -79,7 +79,7 @@ def _interval(row: pd.Series, confidence: float) -> str:
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows over repeats of the largest size."""
+    """Return the rows over repeats of the largest size."""
     return at(table, train_size=table["train_size"].max())
 
 
@@ -117,12 +117,12 @@ def summarise_other_sizes(lds: pd.DataFrame, styles: Styles) -> str:
 
 
 def sizes_of(lds: pd.DataFrame) -> list[int]:
-    """Give the sizes of the attribution set, largest first."""
+    """Return the sizes of the attribution set, largest first."""
     return sorted((int(size) for size in lds["train_size"].unique()), reverse=True)
 
 
 def rank(lds: pd.DataFrame, size: int, ranking: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Give a size's rows over repeats, best first, what is missing last; with what else a ranking says of each."""
+    """Return a size's rows over repeats, best first, what is missing last; with what else a ranking says of each."""
     rows = at(lds, train_size=size).sort_values("lds", ascending=False, na_position="last", kind="stable")
     also = at(ranking, train_size=size)
     added = [column for column in also.columns if column not in rows.columns]
@@ -130,7 +130,7 @@ def rank(lds: pd.DataFrame, size: int, ranking: pd.DataFrame | None = None) -> p
 
 
 def share_of(row: Mapping[str, Any]) -> float | None:
-    """Give the share of the ceiling that an LDS reaches, as the ranking has it or from the means; none if unknown."""
+    """Return the share of the ceiling that an LDS reaches, as the ranking has it or from the means; none if unknown."""
     share, ceiling = row.get("share_of_ceiling"), row.get("ceiling")
     if share is not None and pd.notna(share):
         return share
@@ -167,7 +167,7 @@ def _complaints(row: dict[str, Any]) -> list[str]:
 
 
 def _one_by_one(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of single repeats, or those over repeats if there are no others."""
+    """Return the rows of single repeats, or those over repeats if there are no others."""
     if "repeat" not in table.columns:
         return table
     single = table[table["repeat"] != "all"]

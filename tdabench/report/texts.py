@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tdabench.report.tables import count_repeats
+from tdabench.drawing.tables import count_repeats
 
 # By the name of the table and of the figure, in the page's order: heading, and how to read it. ``interval`` is what the
 # intervals are, ``level`` the p-value under which a difference counts.
@@ -148,7 +148,7 @@ def describe_ranking(lds: pd.DataFrame, confidence: float, *, has_groups: bool) 
 
 
 def describe(name: str, table: pd.DataFrame | None, confidence: float) -> tuple[str, str]:
-    """Give the heading of a section, and how to read it; what is not known says which files it is."""
+    """Return the heading of a section, and how to read it; what is not known says which files it is."""
     heading = name.replace("_", " ").capitalize()
     heading, how_to_read = TEXTS.get(name, (heading, f"As it stands in tables/{name}.csv and figures/{name}.png."))
     if name not in TEXTS:

@@ -10,13 +10,13 @@ LIGHTEST, DARKEST = 0.45, 0.4
 
 
 def find_base(method: str, known: Iterable[str]) -> str | None:
-    """Give the longest known method of which the key says that it is a variant: ``trak_3x128`` is one of ``trak``."""
+    """Return the longest known method of which the key says that it is a variant: ``trak_3x128`` is one of ``trak``."""
     found = [base for base in known if method == base or method.startswith(f"{base}_")]
     return max(found, key=len, default=None)
 
 
 def shade(colour: str, place: int, count: int) -> str:
-    """Give the colour of one of so many variants: from lighter to darker; a single one keeps the colour."""
+    """Return the colour of one of so many variants: from lighter to darker; a single one keeps the colour."""
     share = 0 if count < 2 else LIGHTEST - (LIGHTEST + DARKEST) * place / (count - 1)
     towards = 1.0 if share > 0 else 0.0
     return to_hex([value + abs(share) * (towards - value) for value in to_rgb(colour)])
@@ -44,7 +44,7 @@ def find_lines(methods: Mapping[str, Any]) -> list[list[str]]:
 
 
 def short_labels(labels: Sequence[str]) -> list[str]:
-    """Give what tells the labels of one line apart: their last word, if all words before it are the same."""
+    """Return what tells the labels of one line apart: their last word, if all words before it are the same."""
     heads = {label.rpartition(" ")[0] for label in labels}
     return [label.rpartition(" ")[2] for label in labels] if len(heads) == 1 and heads != {""} else list(labels)
 

@@ -4,24 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tdabench.config import Experiment
-from tdabench.records import load_record, make_record, save_json, save_text
+from tdabench.drawing.tables import make_cost_table
+from tdabench.experiment.read import Experiment
+from tdabench.questions.diagnostics.report import write_diagnostics
+from tdabench.questions.lds.frontier import write_frontier
+from tdabench.questions.lds.tables import write_lds
 from tdabench.report.costs import bank_files, collect_costs, removal_files, scaling_files
-from tdabench.report.diagnostics import write_diagnostics
 from tdabench.report.figures import plot_cost
 from tdabench.report.files import write_figures, write_table
-from tdabench.report.frontier import write_frontier
 from tdabench.report.growth import write_growth
-from tdabench.report.lds import write_lds
 from tdabench.report.methods import write_agreement, write_properties
 from tdabench.report.page import load_material, render_page
-from tdabench.report.tables import make_cost_table
+from tdabench.storage.records import load_record, make_record, save_json, save_text
 
 
 def write_report(
     experiment: Experiment, folder: Path, over_repeats: Callable[..., Any], compare_repeats: Callable[..., Any]
 ) -> str:
-    """Write tables, figures, a record and the page; give the text for a terminal.
+    """Write tables, figures, a record and the page; return the text for a terminal.
 
     The page comes last: it shows every table and figure that lies in the folder.
 

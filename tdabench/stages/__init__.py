@@ -8,30 +8,30 @@ import importlib
 from collections.abc import Callable
 
 STAGES = {
-    "agreement": ("agree", "properties"),
-    "attribution": ("attribute", "sample", "vary"),
-    "banks": ("bank",),
-    "calibration": ("calibrate",),
-    "choice": ("choose",),
-    "commands": ("check", "methods"),
-    "comparison": ("compare",),
-    "detection": ("detect",),
-    "draws": ("diagnose", "grow"),
-    "judgement": ("evaluate", "report"),
-    "measurement": ("measure",),
-    "token_pages": ("pages",),
-    "planning": ("plan", "power"),
-    "projection": ("project",),
-    "removal": ("contrast", "keep", "remove"),
-    "scaling": ("scale",),
-    "sweep": ("sweep",),
-    "tokens": ("tokens",),
-    "truth": ("dataset", "retrain", "split", "train"),
-    "pretraining": ("pretrain",),
+    "stages.agreement": ("agree", "properties"),
+    "stages.attribution": ("attribute", "sample", "vary"),
+    "stages.bank": ("bank",),
+    "stages.calibration": ("calibrate",),
+    "stages.choice": ("choose",),
+    "stages.commands": ("check", "methods"),
+    "stages.comparison": ("compare",),
+    "questions.detection.stage": ("detect",),
+    "stages.draws": ("diagnose", "grow"),
+    "stages.judgement": ("evaluate", "report"),
+    "stages.measure": ("measure",),
+    "stages.token_pages": ("pages",),
+    "stages.plan": ("plan", "power"),
+    "stages.projection": ("project",),
+    "questions.removal.stage": ("contrast", "keep", "remove"),
+    "questions.scaling.stage": ("scale",),
+    "questions.sweep.stage": ("sweep",),
+    "questions.tokens.stage": ("tokens",),
+    "stages.truth": ("dataset", "retrain", "split", "train"),
+    "stages.pretraining": ("pretrain",),
 }
 
 
 def load_stage(name: str) -> Callable[[argparse.Namespace], None]:
     """Import a stage's function."""
     module = next(module for module, names in STAGES.items() if name in names)
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"tdabench.{module}"), name)

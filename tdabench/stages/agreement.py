@@ -5,15 +5,15 @@ import dataclasses
 
 import torch
 
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
-from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import load_experiment
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_record, load_tensors, make_record, open_matrices, save_json
 
 
 def agree(arguments: argparse.Namespace) -> None:
     """Measure how much every two methods agree; a method without scores is left out and named."""
-    from tdabench.evaluation.agreement import compare_methods
+    from tdabench.questions.lds.agreement import compare_methods
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
@@ -44,7 +44,7 @@ def agree(arguments: argparse.Namespace) -> None:
 
 def properties(arguments: argparse.Namespace) -> None:
     """Find a method's properties on made-up problems; needs neither data nor a checkpoint."""
-    from tdabench.properties.checks import PROPERTIES, find_properties
+    from tdabench.questions.properties.checks import PROPERTIES, find_properties
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)

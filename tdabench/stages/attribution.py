@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tdabench.components import Component, instantiate
 from tdabench.examples import Examples, num_examples
-from tdabench.files import check_place
-from tdabench.progress import progress
-from tdabench.records import load_json, load_record, load_tensors, save_tensors
+from tdabench.experiment.components import Component, instantiate
+from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
+from tdabench.storage.files import check_place
+from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from tdabench.attributors.base import Problem
@@ -112,7 +112,7 @@ def vary(arguments: argparse.Namespace) -> None:
 
 
 def find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
-    """Give the method that the arguments name."""
+    """Return the method that the arguments name."""
     if arguments.method not in bench.experiment.methods:
         known = ", ".join(bench.experiment.methods)
         raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
@@ -120,7 +120,7 @@ def find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
 
 
 def stream_of(arguments: argparse.Namespace) -> tuple[str | int, ...]:
-    """Give the stream of a method's random numbers: the same for its calibration, its chains and its scores."""
+    """Return the stream of a method's random numbers: the same for its calibration, its chains and its scores."""
     return ("attribute", arguments.repeat, arguments.train_size, arguments.method)
 
 
@@ -146,9 +146,9 @@ def _attribute(
 
 
 def settle_method(attributor: Any, arguments: argparse.Namespace) -> Any:
-    """Give the method with what its calibration found, where it says ``auto``."""
-    from tdabench.attributors.auto import apply_proposal, auto_settings
+    """Return the method with what its calibration found, where it says ``auto``."""
     from tdabench.attributors.base import Unsupported
+    from tdabench.attributors.calibration.auto import apply_proposal, auto_settings
 
     wanted = auto_settings(attributor)
     if not wanted:
@@ -211,7 +211,7 @@ def lend_problem(bench: Bench, arguments: argparse.Namespace, query: Examples, *
 
 
 def query_of(bench: Bench) -> Examples:
-    """Give the queries; where labels are planted, after them the training examples, for their scores for themselves."""
+    """Return the queries; with planted labels, the training examples follow, for their self-influence."""
     if bench.planted is None:
         return bench.query
     return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tdabench.components import instantiate
-from tdabench.config import Experiment, load_experiment
 from tdabench.data.base import Data
 from tdabench.data.restore import restore_data
-from tdabench.data.text import TextData
-from tdabench.devices import choose_device
+from tdabench.data.text.rows import TextData
 from tdabench.examples import Examples, inputs_of
-from tdabench.records import load_record, load_tensors, make_record
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.runtime.devices import choose_device
+from tdabench.storage.records import load_record, load_tensors, make_record
 
 
 class Bench:
@@ -68,7 +68,7 @@ class Bench:
         return self._pool(self.experiment.data.reference)
 
     def _pool(self, count: int) -> Examples:
-        """Give the start of the pool; only what is in the attribution set has planted labels."""
+        """Return the start of the pool; only what is in the attribution set has planted labels."""
         examples = self.data.examples("train", self.split["pool"][:count], self.device)
         planted = self.planted
         if planted is not None:
@@ -184,7 +184,7 @@ def require_room_for(model: nn.Module, data: Data) -> None:
     """
     give = getattr(model, "get_input_embeddings", None)  # transformers' models have it
     if isinstance(data, TextData) and give is not None:
-        from tdabench.data.tokenizers import restore_tokenizer
+        from tdabench.data.text.tokenizers import restore_tokenizer
         from tdabench.models.causal_lm import check_positions, check_vocabulary
 
         check_vocabulary(give().num_embeddings, restore_tokenizer(data.tokenizer).get_vocab_size())

@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tdabench.components import instantiate
-from tdabench.config import Experiment, load_experiment
-from tdabench.records import save_json
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.seeds import make_generator
 from tdabench.stages.attribution import find_method, make_problem, query_of, stream_of
 from tdabench.stages.bench import Bench
+from tdabench.storage.records import save_json
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
     Of the queries only the number counts.
     """
-    from tdabench.attributors.auto import leave_to_calibration
     from tdabench.attributors.base import Calibrated, Unsupported
-    from tdabench.attributors.calibration_text import describe_calibration
+    from tdabench.attributors.calibration.auto import leave_to_calibration
+    from tdabench.attributors.calibration.text import describe_calibration
 
     experiment = load_experiment(arguments.experiment)
     _fill_in(arguments, experiment)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from tdabench.config import Experiment, load_experiment
-from tdabench.evaluation.points import Choice, Judgement
+from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.planning.jobs import settle_bank
-from tdabench.records import load_record, load_tensors, make_record
+from tdabench.questions.sweep.points import Choice, Judgement
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_record, load_tensors, make_record
 
 
 def choose(arguments: argparse.Namespace) -> None:
@@ -20,8 +20,8 @@ def choose(arguments: argparse.Namespace) -> None:
     The bank's losses of the scored queries are cut off before anything is computed.
     """
     from tdabench.evaluation.intervals import over_repeats
-    from tdabench.evaluation.points import choose_point
-    from tdabench.report.sweep import write_sweep
+    from tdabench.questions.sweep.points import choose_point
+    from tdabench.questions.sweep.report import write_sweep
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
@@ -59,7 +59,7 @@ class _Cell:
 
     def judge(self) -> Judgement | None:
         """Judge the points that have scores; None if none has."""
-        from tdabench.evaluation.points import judge_points
+        from tdabench.questions.sweep.points import judge_points
 
         scores = {point: tensors["scores"] for point, tensors in self.tensors.items() if "scores" in tensors}
         if not scores:
@@ -83,7 +83,7 @@ class _Cell:
         )
 
     def rows(self, judgement: Judgement | None, choice: Choice | None) -> list[dict[str, Any]]:
-        """Give a row of the table for each point."""
+        """Return a row of the table for each point."""
         found = {} if judgement is None else judgement.describe(self.experiment.evaluation.confidence)
         rows = []
         for point, settings in self.experiment.sweep.points.items():
@@ -95,7 +95,7 @@ class _Cell:
         return rows
 
     def traces(self) -> list[dict[str, Any]]:
-        """Give the mean training loss of every point, chain and draw; draw 0 is the checkpoint."""
+        """Return the mean training loss of every point, chain and draw; draw 0 is the checkpoint."""
         rows = []
         for point, tensors in self.tensors.items():
             start = tensors.get("checkpoint_loss", torch.tensor(torch.nan)).item()

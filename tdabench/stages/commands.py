@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from tdabench.components import Component, instantiate
+from tdabench.experiment.components import Component, instantiate
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def methods(arguments: argparse.Namespace) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """Check a method against the public contract."""
     from tdabench.attributors.base import Unsupported
-    from tdabench.components import parse_settings
+    from tdabench.experiment.components import parse_settings
     from tdabench.testing import check_attributor
 
     torch.set_num_threads(1)

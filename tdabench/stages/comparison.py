@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from tdabench.config import Experiment, load_experiment
-from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
-from tdabench.rows import Rows
+from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.storage.matrix import Rows
+from tdabench.storage.records import load_record, load_tensors, make_record, open_matrices, save_json
 
 logger = logging.getLogger(__name__)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare every two methods on one bank, and the bank with itself."""
-    from tdabench.evaluation.compare import compare_scores
+    from tdabench.questions.lds.judge import compare_scores
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
@@ -66,8 +66,8 @@ def _variations(
     losses: torch.Tensor,
     num_scored: int,
 ) -> dict[str, list[list[float]]]:
-    """Give each varied method's mean LDS by checkpoint (row) and run."""
-    from tdabench.evaluation.compare import mean_lds_of
+    """Return each varied method's mean LDS by checkpoint (row) and run."""
+    from tdabench.questions.lds.judge import mean_lds_of
 
     found = {}
     for path in paths:

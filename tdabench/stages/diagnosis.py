@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from tdabench.records import load_record, load_tensors, open_matrices
+from tdabench.storage.records import load_record, load_tensors, open_matrices
 
 
 def diagnose_traces_of(scores: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Give what is kept of a method's chains as tensors, the diagnosis, and the settings for the record.
+    """Return what is kept of a method's chains as tensors, the diagnosis, and the settings for the record.
 
     Args:
         path: File of the traces.
     """
-    from tdabench.evaluation.diagnostics import diagnose_traces
+    from tdabench.questions.diagnostics.diagnose import diagnose_traces
 
     torch.set_num_threads(1)
     scores_record = load_record(scores)
@@ -32,7 +32,7 @@ def diagnose_traces_of(scores: Path, path: Path) -> tuple[dict[str, Any], dict[s
 
 
 def _series(traces: dict[str, Any]) -> dict[str, Any]:
-    """Give what is drawn of each chain: its mean training loss by draw, and its minibatches' loss by step."""
+    """Return what is drawn of each chain: its mean training loss by draw, and its minibatches' loss by step."""
     kept = {name: traces[name] for name in ("draw_step", "step_loss", "distance") if name in traces}
     if "train_checkpoint" in traces:
         kept["checkpoint_loss"] = traces["train_checkpoint"].mean()
@@ -40,9 +40,9 @@ def _series(traces: dict[str, Any]) -> dict[str, Any]:
 
 
 def _coefficients(traces: dict[str, Any], inverse_temperature: float | None) -> dict[str, Any]:
-    """Give every example's learning coefficient and singular fluctuation, if the traces can tell them."""
-    from tdabench.evaluation.coefficients import learning_coefficients, singular_fluctuations
-    from tdabench.evaluation.diagnostics import find_converged
+    """Return every example's learning coefficient and singular fluctuation, if the traces can tell them."""
+    from tdabench.questions.diagnostics.coefficients import learning_coefficients, singular_fluctuations
+    from tdabench.questions.diagnostics.diagnose import find_converged
 
     converged, found = find_converged(traces["train"], traces["query"]), {}
     if inverse_temperature is None or not converged.any() or traces["train"].shape[1] < 2:
@@ -80,7 +80,7 @@ def load_traces(path: Path, scores: Path) -> dict[str, Any]:
 
 
 def _inverse_temperature(record: dict[str, Any]) -> float | None:
-    """Give the method's setting, with its default; a method without it, or that is no dataclass, has none."""
+    """Return the method's setting, with its default; a method without it, or that is no dataclass, has none."""
     settings = record.get("attributor")
     found = settings.get("inverse_temperature") if isinstance(settings, dict) else None
     return float(found) if isinstance(found, int | float) else None

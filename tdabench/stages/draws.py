@@ -2,7 +2,7 @@
 
 import argparse
 
-from tdabench.records import load_record, make_record, save_json, save_tensors
+from tdabench.storage.records import load_record, make_record, save_json, save_tensors
 
 
 def diagnose(arguments: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def grow(arguments: argparse.Namespace) -> None:
 
     Nothing is run again.
     """
-    from tdabench.config import load_experiment
+    from tdabench.experiment.read import load_experiment
 
     experiment = load_experiment(arguments.experiment)
     method, scores_record = arguments.scores.stem, load_record(arguments.scores)
@@ -40,7 +40,7 @@ def grow(arguments: argparse.Namespace) -> None:
     if not reason.startswith("unsupported"):
         reason = f"no growth: {method} keeps no traces"
         if path.is_file():
-            from tdabench.stages.growth import grow_from
+            from tdabench.questions.lds.growth_stage import grow_from
 
             reason, content = grow_from(arguments, experiment, path)
             inputs.append(path)

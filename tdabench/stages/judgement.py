@@ -6,9 +6,9 @@ import sys
 
 import torch
 
-from tdabench.config import load_experiment
-from tdabench.records import load_record, load_tensors, make_record, open_matrices, save_json
+from tdabench.experiment.read import load_experiment
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_record, load_tensors, make_record, open_matrices, save_json
 
 logger = logging.getLogger(__name__)
 

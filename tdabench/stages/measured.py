@@ -5,11 +5,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tdabench.components import Component, describe
-from tdabench.config import Experiment
-from tdabench.machine import find_commit
-from tdabench.records import load_json, make_record, plain, save_json
-from tdabench.seals import check_seal
+from tdabench.experiment.components import Component, describe
+from tdabench.experiment.read import Experiment
+from tdabench.storage.provenance import find_commit
+from tdabench.storage.records import load_json, make_record, plain, save_json
+from tdabench.storage.seals import check_seal
 
 Fitted = dict[str, dict[str, dict[str, float]]]
 
@@ -40,7 +40,7 @@ class Finished:
                     self._methods = kept["methods"]
 
     def get(self, method: str, component: Component) -> MethodCosts | None:
-        """Give what a method's jobs cost; None if it is still to be measured."""
+        """Return what a method's jobs cost; None if it is still to be measured."""
         kept = self._methods.get(method)
         if kept is None or "batches" not in kept or kept["component"] != plain(describe(component)):
             return None

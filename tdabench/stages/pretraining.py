@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tdabench.components import instantiate
-from tdabench.config import Experiment, load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import Data
-from tdabench.devices import choose_device
-from tdabench.records import make_record, save_tensors
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.runtime.devices import choose_device
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import build_random, load_data, require_room_for
+from tdabench.storage.records import make_record, save_tensors
 
 
 def pretrain(arguments: argparse.Namespace) -> None:

@@ -10,19 +10,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from tdabench.config import Experiment, load_experiment
-from tdabench.evaluation.costs import break_evens, fit_costs, predict_costs
-from tdabench.records import load_json, make_record
-from tdabench.scaling import model_at
+from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.experiment.scaling import model_at
+from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
+from tdabench.questions.scaling.stage import count_parameters, require_scaling
 from tdabench.stages.bench import load_data
-from tdabench.stages.scaling import count_parameters, require_scaling
+from tdabench.storage.records import load_json, make_record
 
 Sizes = dict[tuple[str, str], tuple[int, int]]
 
 
 def project(arguments: argparse.Namespace) -> None:
     """Fit cost against size, predict the sizes that were not run, and find the break-even queries."""
-    from tdabench.report.scaling import make_scaling_table, write_scaling
+    from tdabench.questions.scaling.report import make_scaling_table, write_scaling
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
@@ -65,7 +65,7 @@ def _columns(counts: tuple[int, int]) -> dict[str, int]:
 
 
 def _rows(experiment: Experiment, method: str, size: str, sizes: Sizes, path: Path) -> Iterator[dict[str, Any]]:
-    """Give a row a run and phase; one row for a run that there is no cost of."""
+    """Return a row a run and phase; one row for a run that there is no cost of."""
     for run in load_json(path)["runs"]:
         place = {"experiment": experiment.name, "method": method, "size": size, **_columns(sizes[method, size])}
         run = {**run, **place}

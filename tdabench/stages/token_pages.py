@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tdabench.config import load_experiment
-from tdabench.records import load_record, load_rows, load_tensors, save_text
-from tdabench.report.passages import count_query_tokens, make_passages, make_question
-from tdabench.report.tokens import Cell, MethodPassages, Question, render_token_index, render_token_page
+from tdabench.experiment.read import load_experiment
+from tdabench.questions.tokens.page import Cell, MethodPassages, Question, render_token_index, render_token_page
+from tdabench.questions.tokens.passages import count_query_tokens, make_passages, make_question
+from tdabench.storage.records import load_record, load_rows, load_tensors, save_text
 
 TENSORS = ("query_ids", "query_counts", "train", "train_ids", "train_counts", "scores")
 TOKEN_SCORES = ("token_scores", "train_token_scores")
@@ -38,7 +38,7 @@ def pages(arguments: argparse.Namespace) -> None:
 
 
 def _load_tokenizer(path: Path) -> Any:
-    from tdabench.data.tokenizers import restore_tokenizer
+    from tdabench.data.text.tokenizers import restore_tokenizer
 
     tensors = load_tensors(path, ["tokenizer"])
     if "tokenizer" not in tensors:
@@ -47,7 +47,7 @@ def _load_tokenizer(path: Path) -> Any:
 
 
 def _load_queries(files: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """Give the queries that every method scored.
+    """Return the queries that every method scored.
 
     Raises:
         ValueError: If methods scored different ones, or none did.
@@ -66,7 +66,7 @@ def _load_queries(files: Mapping[str, Path], records: Mapping[str, Mapping[str, 
 def _load_pages(
     files: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]], queries: Sequence[int], tokenizer: Any
 ) -> Iterator[tuple[Question, list[MethodPassages]]]:
-    """Give each query with what every method says about it; one query after another is read from the disk."""
+    """Return each query with what every method says about it; one query after another is read from the disk."""
     labels = _labels(files)
     for place, query in enumerate(queries):
         rows = {method: _load_row(path, place) for method, path in files.items() if not _reason(records[method])}

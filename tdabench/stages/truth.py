@@ -4,19 +4,19 @@ import argparse
 import dataclasses
 import logging
 
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
 from tdabench.cost import measure_cost
 from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
-from tdabench.files import hash_named_files
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.scaling import models_of
 from tdabench.planning.costs import load_costs
 from tdabench.planning.jobs import num_shards
-from tdabench.records import make_record, save_tensors
-from tdabench.scaling import models_of
+from tdabench.questions.sweep.stage import check_points
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_data
-from tdabench.stages.sweep import check_points
+from tdabench.storage.files import hash_named_files
+from tdabench.storage.records import make_record, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def retrain(arguments: argparse.Namespace) -> None:
     """Retrain on the subsets of one shard and keep every query's loss and margin."""
-    from tdabench.training.bank import fill_shard
+    from tdabench.bank.retrain import fill_shard
     from tdabench.training.losses import losses_of
 
     bench = Bench(arguments)

@@ -29,7 +29,7 @@ class Losses:
 
 
 def losses_of(examples: Examples) -> Losses:
-    """Give the losses of examples of this kind."""
+    """Return the losses of examples of this kind."""
     if is_text(examples):
         return Losses(language_loss, language_loss_and_margin, _mean_token_loss, token_loss)
     return Losses(image_loss, image_loss_and_margin, _mean_image_loss)
@@ -43,28 +43,28 @@ def image_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " example"
 def image_loss_and_margin(
     model: nn.Module, examples: Examples
 ) -> tuple[Float[Tensor, " example"], Float[Tensor, " example"]]:
-    """Give the loss and the margin: the label's logit minus the log-sum-exp of the others (Park et al., 2023, TRAK)."""
+    """Return loss and margin: the label's logit minus the log-sum-exp of the others (Park et al., 2023, TRAK)."""
     logits = model(examples["image"]).float()
     loss = functional.cross_entropy(logits, examples["label"], reduction="none")
     return loss, _margins(logits, examples["label"])
 
 
 def token_loss(model: nn.Module, examples: Examples) -> Float[Tensor, "example position"]:
-    """Give each token's cross-entropy given those before it, in nats; 0 where it doesn't count."""
+    """Return each token's cross-entropy given those before it, in nats; 0 where it doesn't count."""
     logits, labels = _predictions(model, examples)
     losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     return functional.pad(losses.view_as(labels), (1, 0))  # nothing predicts the first token
 
 
 def language_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " example"]:
-    """Give each row's loss in nats: the sum, not the mean, over its tokens that count."""
+    """Return each row's loss in nats: the sum, not the mean, over its tokens that count."""
     return token_loss(model, examples).sum(dim=1)
 
 
 def language_loss_and_margin(
     model: nn.Module, examples: Examples
 ) -> tuple[Float[Tensor, " example"], Float[Tensor, " example"]]:
-    """Give each row's loss and margin, both summed over its tokens that count.
+    """Return each row's loss and margin, both summed over its tokens that count.
 
     A token's margin is its logit minus the log-sum-exp of the others (Park et al., 2023, TRAK).
     """
@@ -78,7 +78,7 @@ def language_loss_and_margin(
 def _predictions(
     model: nn.Module, examples: Examples
 ) -> tuple[Float[Tensor, "example position vocabulary"], Int[Tensor, "example position"]]:
-    """Give the logits of every token but the first, and what it is, or -100."""
+    """Return the logits of every token but the first, and what it is, or -100."""
     logits = model(input_ids=examples["input_ids"], use_cache=False).logits
     return logits[:, :-1].float(), examples["labels"][:, 1:]
 
@@ -95,6 +95,6 @@ def _mean_image_loss(model: nn.Module, batch: Examples, label_smoothing: float) 
 
 
 def _mean_token_loss(model: nn.Module, batch: Examples, label_smoothing: float) -> Float[Tensor, ""]:
-    """Give the mean over all of a batch's tokens that count."""
+    """Return the mean over all of a batch's tokens that count."""
     logits, labels = _predictions(model, batch)
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing)

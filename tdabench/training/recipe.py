@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tdabench.examples import Examples, device_of, is_text, num_examples, take
-from tdabench.progress import progress
+from tdabench.experiment.sections import Recipe
+from tdabench.runtime.progress import progress
 from tdabench.seeds import fork_generator
-from tdabench.settings import Recipe
 from tdabench.training.losses import losses_of
 
 
@@ -90,7 +90,7 @@ def _recalibrate_norm(model: nn.Module, train: Examples, batch_size: int = 500) 
 
 
 def _batches(examples: Examples, steps: int, batch_size: int, order: torch.Generator) -> Iterator[Examples]:
-    """Give batches of equal size (to within one example), each epoch in a new order."""
+    """Return batches of equal size (to within one example), each epoch in a new order."""
     count = num_examples(examples)
     permutation: list[Tensor] = []
     for _ in range(steps):
@@ -125,7 +125,7 @@ def _microbatches(batch: Examples, size: int | None) -> Iterator[tuple[Examples,
 
 
 def _counted(batch: Examples) -> Tensor:
-    """Give how many labels of each example count."""
+    """Return how many labels of each example count."""
     if is_text(batch):
         return (batch["labels"][:, 1:] >= 0).sum(dim=1).double()
     return torch.ones(num_examples(batch), dtype=torch.float64)

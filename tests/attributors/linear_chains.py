@@ -21,11 +21,11 @@ class LinearChain:
     parameters: int
 
     def covariance(self) -> np.ndarray:
-        """Give the position's stationary covariance."""
+        """Return the position's stationary covariance."""
         return self._autocovariances(1)[0]
 
     def covariance_error(self, steps: int) -> np.ndarray:
-        """Give the standard error of each entry of the covariance of that many successive positions.
+        """Return the standard error of each entry of the covariance of that many successive positions.
 
         A product of two Gaussians has the autocovariance C_aa C_bb + C_ab C_ba at each lag, at most: gradient noise of
         coins has a smaller kurtosis.
@@ -36,7 +36,7 @@ class LinearChain:
         return np.sqrt((2 * products.sum(axis=0) - products[0]) / steps)
 
     def mean_error(self, steps: int) -> np.ndarray:
-        """Give the standard error of the mean of that many successive positions."""
+        """Return the standard error of the mean of that many successive positions."""
         diagonals = np.diagonal(self._autocovariances(200), axis1=1, axis2=2)
         return np.sqrt((2 * diagonals.sum(axis=0) - diagonals[0]) / steps)
 
@@ -50,7 +50,7 @@ class LinearChain:
 def sgld_chain(
     precision: np.ndarray, *, step_size: float, strength: np.ndarray, gradient_noise: np.ndarray
 ) -> LinearChain:
-    """Give (preconditioned) SGLD as a linear chain.
+    """Return (preconditioned) SGLD as a linear chain.
 
     Args:
         precision: Hessian of the potential.
@@ -65,7 +65,7 @@ def sgld_chain(
 def baoab_chain(
     precision: np.ndarray, *, step_size: float, friction: float, strength: np.ndarray, gradient_noise: np.ndarray
 ) -> LinearChain:
-    """Give BAOAB as a linear chain, whose state is the position and, before the kick, the velocity."""
+    """Return BAOAB as a linear chain, whose state is the position and, before the kick, the velocity."""
     size, time_step, scale = len(precision), math.sqrt(step_size), np.diag(np.sqrt(strength))
     eye, zero = np.eye(size), np.zeros((size, size))
     kick = np.block([[eye, zero], [-time_step * scale @ precision, eye]])

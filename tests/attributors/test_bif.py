@@ -12,10 +12,10 @@ from torch.nn import functional
 from tdabench.attributors import bif
 from tdabench.attributors.base import Examples, Problem
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.estimators import loss_covariance
+from tdabench.attributors.estimates.estimators import loss_covariance
 from tdabench.attributors.run import AttributionWarning
-from tdabench.records import load_tensors
 from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.storage.records import load_tensors
 from tdabench.testing import Quadratic, make_image_problem, make_self_problem, quadratic_loss
 
 CHECKPOINT = torch.tensor([1.0, -2.0])
@@ -276,7 +276,7 @@ def _stationary_covariance(reference: Examples) -> np.ndarray:
 
 
 def _exact_losses(examples: Examples, covariance: np.ndarray) -> _ExactLosses:
-    """Give the gradients at the chain's mean, and centred losses at draws of the exact stationary law."""
+    """Return the gradients at the chain's mean, and centred losses at draws of the exact stationary law."""
     hessians = examples["hessian"].double().numpy()
     offset = (CHECKPOINT - examples["centre"]).double().numpy()
     gradients = np.einsum("iab,ib->ia", hessians, offset)

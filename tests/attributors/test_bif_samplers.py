@@ -217,7 +217,7 @@ def _quadratic_problem(workspace: Path) -> Problem:
 
 
 def _strength(sampler: dict[str, object], gradient: Tensor) -> Tensor:
-    """Give the preconditioner that minibatches of all examples measure."""
+    """Return the preconditioner that minibatches of all examples measure."""
     if "preconditioner" not in sampler:
         return torch.ones_like(gradient)
     floor = sampler["stability"] * gradient.square().mean().sqrt()
@@ -235,7 +235,7 @@ def _stationary_law(sampler: dict[str, object], reference: Examples) -> tuple[np
 
 
 def _exact_losses(examples: Examples, mean: np.ndarray, covariance: np.ndarray) -> _ExactLosses:
-    """Give the gradients at the chain's mean, and centred losses at draws of the exact stationary law."""
+    """Return the gradients at the chain's mean, and centred losses at draws of the exact stationary law."""
     hessians = examples["hessian"].double().numpy()
     gradients = np.einsum("iab,ib->ia", hessians, mean - examples["centre"].double().numpy())
     draws = np.random.default_rng(0).multivariate_normal(np.zeros(2), covariance, size=50_000)

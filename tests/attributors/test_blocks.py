@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tdabench.attributors.blocks import GIB, KEPT_BYTES, block_side, estimate_losses, require_memory
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
+from tdabench.attributors.estimates.blocks import GIB, KEPT_BYTES, block_side, estimate_losses, require_memory
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.seeds import make_generator
 
 MEBIBYTE = 2**-10  # in GiB

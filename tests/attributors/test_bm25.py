@@ -116,7 +116,7 @@ def _score(problem: Problem, *, k1: float, b: float) -> Tensor:
 
 
 def _lists(examples: Examples) -> list[list[int]]:
-    """Give the tokens up to the last that counts."""
+    """Return the tokens up to the last that counts."""
     lists = []
     for tokens, labels in zip(examples["input_ids"].tolist(), examples["labels"].tolist(), strict=True):
         length = max(position for position, label in enumerate(labels) if label != IGNORED) + 1

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tdabench.attributors import calibration
-from tdabench.attributors.auto import apply_proposal, auto_settings, leave_to_calibration, settle
 from tdabench.attributors.base import Calibrated, Examples, Problem, num_examples
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.calibration import round_down
-from tdabench.attributors.calibration_text import describe_calibration, judge_step_size
-from tdabench.attributors.sgld import sample_chain
-from tdabench.attributors.stability import MOST_INFLATION, SHARE
+from tdabench.attributors.calibration import search as calibration
+from tdabench.attributors.calibration.auto import apply_proposal, auto_settings, leave_to_calibration, settle
+from tdabench.attributors.calibration.search import round_down
+from tdabench.attributors.calibration.stability import MOST_INFLATION, SHARE
+from tdabench.attributors.calibration.text import describe_calibration, judge_step_size
+from tdabench.attributors.sampling.sgld import sample_chain
 from tdabench.cost import measure_cost
-from tdabench.records import load_record
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_record
 from tdabench.testing import Quadratic, check_attributor, make_image_problem, quadratic_loss
 
 AUTO = {"step_size": "auto", "steps_between_draws": "auto", "burn_in": "auto"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from tdabench.attributors.curvature import Landscape, find_spectrum
+from tdabench.attributors.calibration.curvature import Landscape, find_spectrum
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, make_image_problem, quadratic_loss
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tdabench.attributors.estimators import (
+from tdabench.attributors.estimates.estimators import (
     StreamingCovariance,
     loss_correlation,
     loss_covariance,
@@ -176,7 +176,7 @@ def test_a_stream_without_two_draws_of_a_chain_is_an_error(estimate, chains):
 
 
 def _blocks(cuts: list[set[int]]) -> list[tuple[int, slice]]:
-    """Give each chain's blocks of draws."""
+    """Return each chain's blocks of draws."""
     edges = [[0, *sorted(inner), DRAWS] for inner in cuts]
     return [(chain, slice(*pair)) for chain, ends in enumerate(edges) for pair in itertools.pairwise(ends)]
 

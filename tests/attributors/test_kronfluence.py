@@ -187,7 +187,7 @@ def _uniform_problem(workspace: Path) -> Problem:
 
 
 def _fisher(reference: Examples) -> Tensor:
-    """Give the Fisher information: kronfluence takes the mean over the reference set, not the sum."""
+    """Return the Fisher information: kronfluence takes the mean over the reference set, not the sum."""
     inputs = reference["image"].double()
     logit_gradient = torch.tensor([[0.25, -0.25], [-0.25, 0.25]], dtype=torch.float64)
     return torch.kron(logit_gradient, inputs.T @ inputs / len(inputs))

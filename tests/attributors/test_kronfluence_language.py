@@ -9,11 +9,11 @@ import torch
 from tiny_language import IGNORED, language_loss, make_language_problem, pad_problem
 from torch import nn
 
+from tdabench.attributors.adapters.kronfluence_task import make_task, sample_tokens, tracked_layers
+from tdabench.attributors.adapters.token_rows import predicting_tokens, real_tokens
 from tdabench.attributors.base import Problem, Unsupported, copy_model, take
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.run import AttributionWarning, run_attributor
-from tdabench.attributors.tasks import make_task, sample_tokens, tracked_layers
-from tdabench.attributors.token_rows import predicting_tokens, real_tokens
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import make_image_problem
 

@@ -59,7 +59,7 @@ def test_every_built_in_method_is_tried():
 
 @pytest.fixture(scope="module")
 def attributions(tmp_path_factory) -> dict[str, Attribution]:
-    """Give every method's scores of the same problem."""
+    """Return every method's scores of the same problem."""
     folder = tmp_path_factory.mktemp("language")
     return {key: _run(method, make_language_problem(folder / key)) for key, method in METHODS.items()}
 

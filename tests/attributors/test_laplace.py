@@ -9,7 +9,7 @@ from linear_losses import Linear, linear_loss
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples
-from tdabench.attributors.laplace import LocalCurvature, measure_curvature, posterior_variances, sample_laplace
+from tdabench.attributors.sampling.laplace import LocalCurvature, measure_curvature, posterior_variances, sample_laplace
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
@@ -292,7 +292,7 @@ def _made_up_curvature(dtype: torch.dtype = torch.float32) -> LocalCurvature:
 
 
 def _draw_blocks(model: Linear, index: int = 0) -> Tensor:
-    """Give all parameters, frozen ones too, at five draws."""
+    """Return all parameters, frozen ones too, at five draws."""
     draws = sample_laplace(
         model, _made_up_curvature(), torch.ones(3), draws=5, generator=make_generator(0, "draws", index)
     )
@@ -300,7 +300,7 @@ def _draw_blocks(model: Linear, index: int = 0) -> Tensor:
 
 
 def _measure(model: Linear, slopes: Tensor, **settings) -> tuple[LocalCurvature, Tensor]:
-    """Give the curvature, and the signed gradients that it came from, made from the weights of the losses."""
+    """Return the curvature, and the signed gradients that it came from, made from the weights of the losses."""
     gradients = []
 
     def loss(model: nn.Module, examples: Examples) -> Tensor:
@@ -316,7 +316,7 @@ def _measure(model: Linear, slopes: Tensor, **settings) -> tuple[LocalCurvature,
 
 
 def _second_moment(curvature: LocalCurvature) -> Tensor:
-    """Give back the mean of the squares of the gradients that a curvature came from."""
+    """Return back the mean of the squares of the gradients that a curvature came from."""
     directions = curvature.basis.double() / curvature.scale.double()
     return directions.T @ curvature.eigenvalues.diag() @ directions
 

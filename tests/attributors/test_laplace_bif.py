@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from tdabench.attributors import laplace_bif
 from tdabench.attributors.base import Examples, Problem, num_examples
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
-from tdabench.attributors.laplace import measure_curvature, posterior_variances
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.run import AttributionWarning, run_attributor
-from tdabench.records import load_tensors
+from tdabench.attributors.sampling.laplace import measure_curvature, posterior_variances
 from tdabench.seeds import fork_generator, isolated_random_state, make_generator
+from tdabench.storage.records import load_tensors
 from tdabench.testing import Quadratic, check_attributor, make_image_problem, quadratic_loss
 
 # Gradients of the reference examples, each along a parameter of its own: their diagonal Fisher has no chance in it.
@@ -285,7 +285,7 @@ def _quadratic_problem(workspace: Path) -> Problem:
 
 
 def _localized_posterior(*, amplitude: float) -> Tensor:
-    r"""Give the diagonal of :math:`\alpha^2 D^{-1} / \mathrm{tr}(D^{-1} F)`, where the Fisher's precision is lost."""
+    r"""Return the diagonal of :math:`\alpha^2 D^{-1} / \mathrm{tr}(D^{-1} F)`, where the Fisher's precision is lost."""
     fisher = HEIGHTS.square() / 4
     metric = fisher + 0.1 * fisher.mean()
     return amplitude**2 / metric / (fisher / metric).sum()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tdabench.attributors.base import Problem
-from tdabench.attributors.pilot import LENGTHS, correlate, find_relaxation, run_pilot, weigh_spacings
-from tdabench.attributors.sgld import sample_chain
+from tdabench.attributors.calibration.pilot import LENGTHS, correlate, find_relaxation, run_pilot, weigh_spacings
+from tdabench.attributors.sampling.sgld import sample_chain
 from tdabench.seeds import make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 

@@ -7,9 +7,9 @@ from unittest import mock
 import pytest
 import torch
 
+from tdabench.attributors.adapters.kronfluence_processes import data_parallel
 from tdabench.attributors.base import Problem, Unsupported
 from tdabench.attributors.kronfluence import Kronfluence, attribute_part
-from tdabench.attributors.processes import data_parallel
 from tdabench.models.small_cnn import SmallCNN
 from tdabench.training.losses import image_loss
 

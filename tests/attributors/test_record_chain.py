@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tdabench.attributors.base import Attributor, ChainAttributor, Problem, Unsupported
 from tdabench.attributors.baselines import Random
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.chains import DIVERGED, chain_generator, join_examples, measure_losses, record_chain
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.run import run_attributor, run_chain, score_chains
-from tdabench.attributors.sgld import Step
+from tdabench.attributors.sampling.chains import DIVERGED, chain_generator, join_examples, measure_losses, record_chain
+from tdabench.attributors.sampling.sgld import Step
 from tdabench.seeds import fork_generator, make_generator
 from tdabench.testing import make_image_problem
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.restriction import restrict_model
-from tdabench.records import load_tensors
+from tdabench.attributors.sampling.restriction import restrict_model
 from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.storage.records import load_tensors
 from tdabench.testing import check_attributor, make_image_problem
 
 METHODS = {

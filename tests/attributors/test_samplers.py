@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tdabench.attributors.base import Examples
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.samplers import sample_chain
+from tdabench.attributors.sampling.samplers import sample_chain
 from tdabench.seeds import make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
@@ -201,7 +201,7 @@ def _exact_chain(sampler: dict[str, object], *, squares: np.ndarray, gradient_no
 
 
 def _closed_form(sampler: dict[str, object], *, squares: np.ndarray) -> np.ndarray:
-    """Give the stationary covariance without gradient noise: BAOAB has no bias of the step size."""
+    """Return the stationary covariance without gradient noise: BAOAB has no bias of the step size."""
     strength = np.diag(_strength(sampler, squares))
     bias = 0 if sampler["sampler"] == "baoab" else STEP_SIZE / 4 * PRECISION @ strength @ PRECISION
     return np.linalg.inv(PRECISION - bias)

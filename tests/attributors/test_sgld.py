@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tdabench.attributors.sgld import sample_chain
+from tdabench.attributors.sampling.sgld import sample_chain
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 

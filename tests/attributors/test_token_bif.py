@@ -8,17 +8,19 @@ import pytest
 import torch
 from token_problems import CHECKPOINT, HESSIAN, make_language_problem, make_quadratic_tokens
 
-from tdabench.attributors import bif, token_room, token_scores
+from tdabench.attributors import bif
 from tdabench.attributors.base import Attributor, Problem, TokenAttributor, Unsupported
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.blocks import block_side, least_memory
 from tdabench.attributors.bm25 import BM25
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
+from tdabench.attributors.estimates import room as token_room
+from tdabench.attributors.estimates import tokens as token_scores
+from tdabench.attributors.estimates.blocks import block_side, least_memory
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
+from tdabench.attributors.estimates.room import token_scores_bytes
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.run import AttributionWarning
-from tdabench.attributors.token_room import token_scores_bytes
-from tdabench.records import load_record, load_tensors
 from tdabench.seeds import make_generator
+from tdabench.storage.records import load_record, load_tensors
 
 # Steps of 0.003 a parameter: losses move by far more than they are rounded.
 LANGUAGE = BIF(step_size=1e-5, inverse_temperature=100.0, localization=100.0, chains=2, draws=6, batch_size=3)
@@ -360,7 +362,7 @@ def _sample_tokens(method: BIF | LaplaceBIF, problem: Problem) -> list[dict[str,
 
 
 def _derivatives(examples: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Give every token's gradient and Hessian at the checkpoint."""
+    """Return every token's gradient and Hessian at the checkpoint."""
     hessian, offset = (part.double().numpy() for part in (examples["hessian"], CHECKPOINT - examples["centre"]))
     return np.einsum("ipab,ipb->ipa", hessian, offset), hessian
 

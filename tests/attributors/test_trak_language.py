@@ -6,7 +6,8 @@ from tiny_language import IGNORED, NUM_QUERY, NUM_TRAIN, make_language_problem, 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdabench.attributors import margins, trak
+from tdabench.attributors import trak
+from tdabench.attributors.adapters import traker_margins as margins
 from tdabench.attributors.base import Examples, Problem, copy_model, take
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import make_generator
@@ -147,7 +148,7 @@ def _score_by_formula(problem: Problem, example_gradients) -> Tensor:
 
 
 def _doubt(model: nn.Module, row: Examples) -> Tensor:
-    """Give a row's mean of 1 - p over the tokens that count."""
+    """Return a row's mean of 1 - p over the tokens that count."""
     labels = row["labels"][0, 1:]
     counted = labels != IGNORED
     hits = functional.one_hot(labels[counted], 100)

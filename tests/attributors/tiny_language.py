@@ -17,14 +17,14 @@ NUM_TRAIN, NUM_QUERY = 120, 6
 
 
 def token_loss(model: nn.Module, examples: Examples) -> Float[Tensor, "example position"]:
-    """Give the loss of each token given those before it, in nats; 0 where it doesn't count."""
+    """Return the loss of each token given those before it, in nats; 0 where it doesn't count."""
     logits = model(input_ids=examples["input_ids"], use_cache=False).logits[:, :-1].float()
     losses = functional.cross_entropy(logits.mT, examples["labels"][:, 1:], ignore_index=IGNORED, reduction="none")
     return functional.pad(losses, (1, 0))
 
 
 def language_loss(model: nn.Module, examples: Examples) -> Float[Tensor, " example"]:
-    """Give the loss of each row: the sum over its tokens."""
+    """Return the loss of each row: the sum over its tokens."""
     return token_loss(model, examples).sum(dim=1)
 
 
@@ -44,7 +44,7 @@ def make_language_problem(workspace: Path, *, family: str = "gpt_neox", num_mode
 
 
 def pad_problem(problem: Problem, workspace: Path, *, more: int = 5, token: int = 7) -> Problem:
-    """Give the same problem with longer rows and other padding tokens."""
+    """Return the same problem with longer rows and other padding tokens."""
     roles = {role: _pad(getattr(problem, role), more, token) for role in ("train", "query", "reference")}
     workspace.mkdir(exist_ok=True)
     return dataclasses.replace(problem, workspace=workspace, **roles)

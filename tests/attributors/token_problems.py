@@ -15,7 +15,7 @@ HESSIAN = torch.tensor([[1.1, 0.3], [0.3, 1.1]])
 
 
 def quadratic_token_loss(model: nn.Module, examples: Examples) -> Tensor:
-    """Give (w - c)^T H (w - c) / 2 for the centre and Hessian of every token."""
+    """Return (w - c)^T H (w - c) / 2 for the centre and Hessian of every token."""
     distance = model(examples["centre"].flatten(0, 1)).view_as(examples["centre"])
     return torch.einsum("bpi,bpij,bpj->bp", distance, examples["hessian"], distance) / 2
 
@@ -46,7 +46,7 @@ def _draw_quadratics(count: int, positions: int, generator: torch.Generator) -> 
 
 
 def next_token_loss(model: nn.Module, examples: Examples) -> Tensor:
-    """Give the cross-entropy of every token given those before it; 0 where its label is -100, and for the first."""
+    """Return the cross-entropy of every token given those before it; 0 where its label is -100, and for the first."""
     logits = model(input_ids=examples["input_ids"], use_cache=False).logits[:, :-1]
     losses = functional.cross_entropy(logits.mT, examples["labels"][:, 1:], reduction="none", ignore_index=-100)
     return functional.pad(losses, (1, 0))

@@ -13,7 +13,7 @@ def compare(
     warm_up: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Give the ratio of the best times, ours to bare, of runs in turn.
+    """Return the ratio of the best times, ours to bare, of runs in turn.
 
     Args:
         warm_up: Whether to run each side once before the runs that count.

@@ -42,7 +42,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 
 REFERENCE, TRAIN, QUERY = 4096, 32, 16
 METHOD = BIF(
@@ -102,7 +102,7 @@ def read_devinterp(folder: Path, text: Text) -> dict[str, Float[Tensor, "chain d
 
 
 def find_rows(wanted: Tensor, rows: object) -> Tensor:
-    """Give the place of each wanted sequence among rows."""
+    """Return the place of each wanted sequence among rows."""
     same = (wanted[:, None] == torch.as_tensor(rows)[None]).all(dim=2)
     assert (same.sum(dim=1) == 1).all(), "every sequence must appear once"
     return same.int().argmax(dim=1)
@@ -116,7 +116,7 @@ def as_query_by_train(found: xr.Dataset, text: Text) -> Float[Tensor, "query tra
 
 
 def summarise_chains(traces: dict[str, Tensor]) -> dict[str, Float[Tensor, "chain value"]]:
-    """Give every chain's correlations as Fisher's z, whose errors are alike; its mean losses; its log deviations."""
+    """Return every chain's correlations as Fisher's z, whose errors are alike; its mean losses; its log deviations."""
     pairs = zip(traces["query"].split(1), traces["train"].split(1), strict=True)
     losses = torch.cat([traces["query"], traces["train"]], dim=2).double()
     return {
@@ -127,7 +127,7 @@ def summarise_chains(traces: dict[str, Tensor]) -> dict[str, Float[Tensor, "chai
 
 
 def compare_chains(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
-    """Give the p-value of each summary."""
+    """Return the p-value of each summary."""
     summaries, p_values = [summarise_chains(side) for side in (ours, theirs)], {}
     for name in summaries[0]:
         found, chance, p_values[name] = permutation_test(*(side[name] for side in summaries))

@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from tdabench.attributors.base import Problem
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.token_scores import make_recorder
+from tdabench.attributors.estimates.tokens import make_recorder
 
 TRAIN, QUERY = 32, 16
 SAMPLED = dataclasses.replace(METHOD, chains=4, draws=60)
@@ -75,7 +75,7 @@ def ours(losses: Losses, ask: str, **settings: Any) -> Tensor:
 
 
 def record(method: BIF, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a chain's draws to the recorder, as losses of a model that is a draw's number."""
+    """Return a chain's draws to the recorder, as losses of a model that is a draw's number."""
     problem = Problem(
         models=(),
         loss=None,

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from _ratio import verdict
 
-from tdabench.attributors.blocks import GIB, estimate_losses
+from tdabench.attributors.estimates.blocks import GIB, estimate_losses
 from tdabench.attributors.run import check_scores
-from tdabench.records import save_tensors
+from tdabench.storage.records import save_tensors
 
 
 def main() -> None:

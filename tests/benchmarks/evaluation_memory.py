@@ -13,7 +13,7 @@ import torch
 import yaml
 from _ratio import verdict
 
-from tdabench.records import create_mapped_tensor, make_record, save_tensors
+from tdabench.storage.records import create_mapped_tensor, make_record, save_tensors
 
 # A stage as its command runs it, which says in the end how much of it was ever resident, in KiB.
 RUN = """
@@ -92,7 +92,7 @@ def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, ob
 
 
 def _run(stage: str, folder: Path, files: dict[str, list[str]]) -> tuple[float, float, float]:
-    """Run a stage; give its peak of resident memory in GiB, its seconds, and its CPU seconds."""
+    """Run a stage; return its peak of resident memory in GiB, its seconds, and its CPU seconds."""
     size = yaml.safe_load((folder / "large.yaml").read_text())["data"]["train_sizes"][0]
     command = [sys.executable, "-c", RUN, stage, str(folder / "large.yaml"), "--repeat", "0", "--train-size", str(size)]
     command += ["--split", str(folder / "split.safetensors"), "--output", str(folder / f"{stage}.json"), "--scores"]

@@ -20,24 +20,24 @@ from torch import Tensor
 from tdabench.attributors.base import Attributor, Problem
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
-from tdabench.evaluation.compare import compare_scores
-from tdabench.records import load_record, load_tensors
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import load_experiment
+from tdabench.questions.lds.judge import compare_scores
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
+from tdabench.storage.records import load_record, load_tensors
 from tdabench.training.losses import image_loss
 
 FASTER, LOSS_OF_LDS = 2.0, 0.02
 
 
 def recommend(default: BIF) -> LaplaceBIF:
-    """Give the recommended setting: draws of a Laplace approximation, half as many, with the same estimate."""
+    """Return the recommended setting: draws of a Laplace approximation, half as many, with the same estimate."""
     return LaplaceBIF(draws=default.chains * default.draws // 2, estimate=default.estimate)
 
 
 def other_settings(default: BIF) -> dict[str, BIF]:
-    """Give ways to make SGLD itself cheaper."""
+    """Return ways to make SGLD itself cheaper."""
     return {
         "half the draws at twice the spacing": dataclasses.replace(
             default, draws=default.draws // 2, steps_between_draws=2 * default.steps_between_draws
@@ -92,7 +92,7 @@ def difference_of_lds(bench: Bench, folder: Path, default: Tensor, fast: Tensor)
 
 
 def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
-    """Print both LDS and their difference; give its lower end."""
+    """Print both LDS and their difference; return its lower end."""
     result = difference_of_lds(bench, folder, default, fast)
     methods, pair = result["methods"], result["pairs"][0]
     sys.stdout.write(
@@ -103,7 +103,7 @@ def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
 
 
 def run_in_turn(bench: Bench, folder: Path, default: Attributor, fast: Attributor) -> tuple[float, Tensor, Tensor]:
-    """Give how many times faster the second is, and the scores of both."""
+    """Return how many times faster the second is, and the scores of both."""
     scores: dict[str, Tensor] = {}
 
     def run(name: str, method: Attributor) -> None:
@@ -117,7 +117,7 @@ def run_in_turn(bench: Bench, folder: Path, default: Attributor, fast: Attributo
 
 
 def run_against_kept(bench: Bench, folder: Path, fast: Attributor) -> tuple[float, Tensor, Tensor]:
-    """Give how many times faster a method is than the folder's ``bif`` was, and the scores of both."""
+    """Return how many times faster a method is than the folder's ``bif`` was, and the scores of both."""
     start = time.process_time()
     scores = attribute(bench, folder, fast)
     seconds = time.process_time() - start

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, batches
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.estimators import loss_correlation
-from tdabench.attributors.sgld import sample_chain
-from tdabench.components import instantiate
-from tdabench.config import load_experiment
+from tdabench.attributors.estimates.estimators import loss_correlation
+from tdabench.attributors.sampling.sgld import sample_chain
+from tdabench.experiment.components import instantiate
+from tdabench.experiment.read import load_experiment
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 from tdabench.training.losses import image_loss
@@ -34,7 +34,7 @@ PRECISIONS = {
 
 @torch.no_grad()
 def measure(model: nn.Module, examples: Examples, precision: str) -> tuple[Float[Tensor, " example"], float]:
-    """Give the losses and the CPU seconds that they took."""
+    """Return the losses and the CPU seconds that they took."""
     start = time.process_time()
     with PRECISIONS[precision]():
         losses = torch.cat([image_loss(model, part) for part in batches(examples, 500)])
@@ -42,7 +42,7 @@ def measure(model: nn.Module, examples: Examples, precision: str) -> tuple[Float
 
 
 def sample(bench: Bench, folder: Path, method: BIF, draws: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Give the losses (draw, example) in each precision, and the least CPU seconds of a draw."""
+    """Return the losses (draw, example) in each precision, and the least CPU seconds of a draw."""
     examples = {name: torch.cat([values, bench.query[name]]) for name, values in bench.train.items()}
     chain = sample_chain(
         bench.load_model(folder / "checkpoints" / "0.safetensors"),

@@ -4,8 +4,8 @@ import torch
 from _ratio import compare, verdict
 from torch.nn import functional
 
+from tdabench.experiment.sections import Recipe
 from tdabench.models.resnet9 import ResNet9
-from tdabench.settings import Recipe
 from tdabench.training.recipe import train
 
 # bfloat16 pays only where the processor has it: without AVX512-BF16 or AMX, PyTorch emulates it ten times slower.

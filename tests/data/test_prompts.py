@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tdabench.data.prompts import encode_prompts, read_prompts
+from tdabench.data.text.prompts import encode_prompts, read_prompts
 
 tokenizers = pytest.importorskip("tokenizers")
 

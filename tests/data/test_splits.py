@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tdabench.data.base import ImageData, split_indices
+from tdabench.experiment.sections import DataSettings
 from tdabench.seeds import make_generator
-from tdabench.settings import DataSettings
 
 SETTINGS = {"source": "tdabench.data.digits:Digits", "queries": 20, "tuning_queries": 10, "warmup": 15}
 

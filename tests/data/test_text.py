@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tdabench.data.restore import restore_data
 from tdabench.data.sources import HubText, PythonTopics, TextFiles, WikiText2, read_text
-from tdabench.data.text import Rows, TextData, make_text
-from tdabench.data.tokenizers import restore_tokenizer
-from tdabench.records import load_record, load_tensors, make_record, save_tensors
+from tdabench.data.text.rows import Rows, TextData, make_text
+from tdabench.data.text.tokenizers import restore_tokenizer
+from tdabench.storage.records import load_record, load_tensors, make_record, save_tensors
 
 DOCUMENTS = [f"document {number} says: " + "one two three four. " * (3 + number) for number in range(12)]
 

@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from tdabench.evaluation import agreement
-from tdabench.evaluation.agreement import agree_by_query, compare_methods
+from tdabench.questions.lds import agreement
+from tdabench.questions.lds.agreement import agree_by_query, compare_methods
 from tdabench.seeds import make_generator
 
 NAMES = ("first", "second", "third")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import signal, stats
 
-from tdabench.evaluation.chains import (
+from tdabench.questions.diagnostics.mixing import (
     drift_scores,
     effective_draws,
     effective_draws_by_chain,

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from tdabench.evaluation import coefficients
-from tdabench.evaluation.coefficients import learning_coefficients, singular_fluctuations
+from tdabench.questions.diagnostics import coefficients
+from tdabench.questions.diagnostics.coefficients import learning_coefficients, singular_fluctuations
 from tdabench.seeds import make_generator
 
 

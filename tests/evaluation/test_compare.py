@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdabench.evaluation.compare import compare_scores, mean_lds_of
 from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.lds.judge import compare_scores, mean_lds_of
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=200)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from tdabench.evaluation.detection import _areas, area_under_roc, detection_values, evaluate_detection
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.detection.scores import _areas, area_under_roc, detection_values, evaluate_detection
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=2000)
 EXAMPLES = st.lists(st.tuples(st.integers(-2, 2), st.booleans(), st.integers(0, 3)), min_size=2, max_size=12)

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from tdabench.evaluation import diagnostics
-from tdabench.evaluation.diagnostics import diagnose_traces, summarise
+from tdabench.questions.diagnostics import diagnose as diagnostics
+from tdabench.questions.diagnostics.diagnose import diagnose_traces, summarise
 from tdabench.seeds import make_generator
 
 

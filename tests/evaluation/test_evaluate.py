@@ -7,8 +7,8 @@ from torch import Tensor
 from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
+from tdabench.experiment.sections import EvaluationSettings
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=100)
 

@@ -13,12 +13,12 @@ import torch
 from scipy.optimize import curve_fit
 from simulated_traces import QUERIES, TRAIN, Bank, draw_bank, draw_traces, normal
 
-from tdabench.attributors.estimators import loss_correlation, loss_covariance
-from tdabench.evaluation.extrapolation import extrapolate, jackknife_error, reliability_of
-from tdabench.evaluation.growth import choose_draws
+from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.evaluation.lds import linear_datamodeling_score
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.lds.extrapolation import extrapolate, jackknife_error, reliability_of
+from tdabench.questions.lds.growth import choose_draws
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=200)
 

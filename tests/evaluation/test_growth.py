@@ -6,14 +6,14 @@ import pytest
 import torch
 from simulated_traces import draw_bank, draw_traces
 
-from tdabench.attributors.estimators import loss_covariance
+from tdabench.attributors.estimates.estimators import loss_covariance
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.extrapolation import extrapolate
-from tdabench.evaluation.growth import choose_draws, estimates_at_once, measure_growth
 from tdabench.evaluation.intervals import bootstrap_interval
 from tdabench.evaluation.lds import GroundTruth, linear_datamodeling_score, predicted_and_measured
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.lds.extrapolation import extrapolate
+from tdabench.questions.lds.growth import choose_draws, estimates_at_once, measure_growth
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=100)
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdabench.evaluation.agreement import RANKED_BYTES, agree_by_query, compare_methods
-from tdabench.evaluation.compare import COMPARED_BYTES, compare_scores
 from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import QUERIES_AT_ONCE, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import GIB, PROCESS_BYTES, SUMMED_BYTES, bank_bytes, queries_at_once
-from tdabench.records import open_matrices, save_tensors
-from tdabench.rows import Rows
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.lds.agreement import RANKED_BYTES, agree_by_query, compare_methods
+from tdabench.questions.lds.judge import COMPARED_BYTES, compare_scores
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
+from tdabench.storage.matrix import Rows
+from tdabench.storage.records import open_matrices, save_tensors
 
 SUBSETS, QUERIES, SCORED, TRAIN = 12, 300, 290, 40
 SETTINGS = EvaluationSettings(resamples=100, top=5)
@@ -24,7 +24,7 @@ SETTINGS = EvaluationSettings(resamples=100, top=5)
 
 @pytest.fixture
 def bank() -> tuple[Tensor, Tensor]:
-    """Give masks and losses; a query's losses are all equal, another's have ties, a model diverged."""
+    """Return masks and losses; a query's losses are all equal, another's have ties, a model diverged."""
     generator = make_generator(0, "bank")
     masks = torch.rand(SUBSETS, TRAIN, generator=generator).argsort(dim=1) < TRAIN // 2
     losses = torch.randn(SUBSETS, 2, QUERIES, generator=generator)
@@ -35,7 +35,7 @@ def bank() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def scores() -> dict[str, Tensor]:
-    """Give scores of three methods: with a query of constant scores, with sums that tie, and in float64."""
+    """Return scores of three methods: with a query of constant scores, with sums that tie, and in float64."""
     generator = make_generator(0, "scores")
     one, other, last = torch.randn(3, QUERIES, TRAIN, generator=generator)
     one[7] = 0.5
@@ -116,7 +116,7 @@ def test_no_limit_and_a_wide_one_give_blocks_of_the_usual_size():
 
 
 def _limit(queries: int, beside: int, per_query: int) -> float:
-    """Give the limit in GiB within which so many queries fit, and no more."""
+    """Return the limit in GiB within which so many queries fit, and no more."""
     return (PROCESS_BYTES + beside + (queries + 0.5) * per_query) / GIB
 
 
@@ -125,7 +125,7 @@ def _beside(bank: tuple[Tensor, Tensor], *, methods: int) -> int:
 
 
 def _store(folder, name: str, values: Tensor) -> tuple[Rows, list[int]]:
-    """Give scores that lie on disk, and the list of how many rows were read each time."""
+    """Return scores that lie on disk, and the list of how many rows were read each time."""
     save_tensors(folder / f"{name}.safetensors", {"scores": values}, {})
     rows, read = open_matrices(folder / f"{name}.safetensors")["scores"], []
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tdabench.evaluation.neighbourhood import describe_descent, describe_distance
+from tdabench.questions.diagnostics.neighbourhood import describe_descent, describe_distance
 from tdabench.seeds import make_generator
 
 STEPS = torch.arange(1, 201).repeat(3, 1)

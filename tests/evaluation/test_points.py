@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tdabench.evaluation.lds import linear_datamodeling_score
-from tdabench.evaluation.points import Choice, choose_point, judge_points
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.sweep.points import Choice, choose_point, judge_points
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=200)
 TRAIN, SUBSETS, QUERIES = 40, 30, 25

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tdabench.evaluation.lds import rank_correlation
-from tdabench.evaluation.power import Pilot, _draw_bank, pilot_of, plan, simulate_pilot
+from tdabench.questions.lds.power import Pilot, _draw_bank, pilot_of, plan, simulate_pilot
 from tdabench.seeds import make_generator
 
 PILOT = Pilot(

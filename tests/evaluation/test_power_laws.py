@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from tdabench.evaluation.scaling import (
+from tdabench.questions.scaling.laws import (
     Line,
     find_break_even,
     fit_line,

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdabench.evaluation.removal import (
+from tdabench.experiment.sections import EvaluationSettings
+from tdabench.questions.removal.effects import (
     RemovalEffects,
     compare_removals,
     evaluate_removal,
@@ -13,7 +14,6 @@ from tdabench.evaluation.removal import (
     removal_effects,
 )
 from tdabench.seeds import make_generator
-from tdabench.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(resamples=4000)
 

@@ -82,7 +82,7 @@ def draw_bank(size: float, generator: torch.Generator) -> Bank:
 
 
 def population_lds(scores: Tensor, effects: Tensor, noise: Tensor) -> float:
-    """Give the mean over queries of Spearman's correlation for sums over very many subsets, which are Gaussian."""
+    """Return the mean over queries of Spearman's correlation for sums over very many subsets, which are Gaussian."""
     first, second = (values - values.mean(dim=1, keepdim=True) for values in (scores, effects))
     drawn = TRAIN / (TRAIN - 1) / 4  # variance of membership in a half, and its covariance between examples
     variance = noise.square() * (SHARED_NOISE**2 + OWN_NOISE**2) / RETRAINS
@@ -93,7 +93,7 @@ def population_lds(scores: Tensor, effects: Tensor, noise: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def population() -> dict[str, Tensor]:
-    """Give each method's mean LDS at 13 sizes of the errors, and the best that can be reached."""
+    """Return each method's mean LDS at 13 sizes of the errors, and the best that can be reached."""
     sizes = torch.linspace(0.4, 2.0, 13).tolist()
     table = {name: [] for name in NAMES} | {"ceiling": []}
     for size in sizes:
@@ -160,7 +160,7 @@ def _judge(bank: Bank, truth: dict[str, float], generator: torch.Generator) -> O
 
 @pytest.fixture(scope="module")
 def experiments(outcomes) -> list[dict[tuple[str, str], dict]]:
-    """Give each experiment's pairs over its three repeats."""
+    """Return each experiment's pairs over its three repeats."""
     rows = []
     for start in range(0, len(outcomes), REPEATS):
         pairs, _ = compare_repeats([one.comparison for one in outcomes[start : start + REPEATS]], CONFIDENCE)

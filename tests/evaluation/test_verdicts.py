@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tdabench.evaluation.diagnostics import diagnose_traces
+from tdabench.questions.diagnostics.diagnose import diagnose_traces
 from tdabench.seeds import make_generator
 
 PARAMETERS, EXAMPLES, INVERSE_TEMPERATURE = 200, 30, 100.0

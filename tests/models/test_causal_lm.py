@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tdabench.models.causal_lm import CausalLM, check_positions, check_vocabulary, describe, rebuild
 from tdabench.models.gpt_neox import Pythia
 from tdabench.models.states import read_state, write_state
-from tdabench.records import load_record, load_tensors, save_tensors
 from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.storage.records import load_record, load_tensors, save_tensors
 
 transformers = pytest.importorskip("transformers", reason="pip install 'tdabench[language]'")
 

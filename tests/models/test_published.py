@@ -45,14 +45,14 @@ def model() -> nn.Module:
 
 @pytest.fixture
 def folder(model, tmp_path) -> Path:
-    """Give a folder with a tiny model, ``published``."""
+    """Return a folder with a tiny model, ``published``."""
     model.save_pretrained(tmp_path / "published")
     return tmp_path / "published"
 
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path) -> Path:
-    """Give the place of pythia-14m's step45000 in an empty cache, without a network."""
+    """Return the place of pythia-14m's step45000 in an empty cache, without a network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -6,8 +6,8 @@ from torch import nn
 
 from tdabench.models.small_cnn import SmallCNN
 from tdabench.models.states import read_state, write_state
-from tdabench.records import load_tensors, save_tensors
 from tdabench.seeds import isolated_random_state, make_generator
+from tdabench.storage.records import load_tensors, save_tensors
 
 
 class _Tied(nn.Module):

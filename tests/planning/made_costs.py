@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tdabench.config import Experiment, load_experiment
+from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.planning.costs import QUANTITIES, Costs
 
 DIGITS = Path(__file__).parents[2] / "experiments" / "lds_digits.yaml"
 
 
 def make_experiment(tmp_path: Path, **replaced: str) -> Experiment:
-    """Give lds_digits with texts replaced: ``old=new``, spaces as in the file."""
+    """Return lds_digits with texts replaced: ``old=new``, spaces as in the file."""
     text = DIGITS.read_text(encoding="utf-8")
     for old, new in {"shards: 2": "shards: auto", **replaced}.items():
         assert text.count(old) == 1, old
@@ -20,7 +20,7 @@ def make_experiment(tmp_path: Path, **replaced: str) -> Experiment:
 
 
 def make_costs(model_seconds: float, **seconds: float) -> Costs:
-    """Give costs where training takes so long whatever the size, measuring queries nothing, and other kinds as told."""
+    """Return costs where training takes a constant time, measuring queries none, and other kinds as told."""
     kinds = {"train": model_seconds, "loss": 0.0, **seconds}
     constant = {
         kind: {**{quantity: {"one": 1e9} for quantity in QUANTITIES}, "seconds": {"one": value}}

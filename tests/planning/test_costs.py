@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tdabench.planning.costs import QUANTITIES, Costs, Size, fit_costs, load_costs, sizes_to_measure
-from tdabench.records import save_json
+from tdabench.storage.records import save_json
 
 
 @pytest.mark.parametrize("draws", [None, "auto", 3, 400])

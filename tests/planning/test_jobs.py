@@ -4,10 +4,10 @@ import re
 import pytest
 from made_costs import make_costs, make_experiment
 
+from tdabench.bank.retrain import shard_subsets
 from tdabench.planning.costs import COSTS_FILE, Costs
 from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_queries, num_shards, settle_bank, size_of
-from tdabench.records import save_json
-from tdabench.training.bank import shard_subsets
+from tdabench.storage.records import save_json
 
 
 @pytest.mark.parametrize("model_seconds", [0.01, 0.5, 1.3, 7.0, 29.0, 55.0, 250.0, 1500.0])

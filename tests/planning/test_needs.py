@@ -5,7 +5,7 @@ from made_costs import make_costs, make_experiment
 
 from tdabench.planning.costs import COSTS_FILE
 from tdabench.planning.needs import _load, gpus_of, megabytes, minutes, needs_of
-from tdabench.records import save_json
+from tdabench.storage.records import save_json
 
 COST = {"seconds": 1200.0, "host_bytes": 4e9, "device_bytes": 0.0, "disk_bytes": 0.0}
 

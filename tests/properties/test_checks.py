@@ -14,9 +14,9 @@ from tdabench.attributors.bif import BIF
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.trak import TRAK
 from tdabench.cost import phase
-from tdabench.properties.checks import PROPERTIES, Finding, find_properties
-from tdabench.properties.laboratory import NUM_QUERY, NUM_TRAIN, Laboratory
-from tdabench.records import save_tensors
+from tdabench.questions.properties.checks import PROPERTIES, Finding, find_properties
+from tdabench.questions.properties.laboratory import NUM_QUERY, NUM_TRAIN, Laboratory
+from tdabench.storage.records import save_tensors
 
 CHECKS = {entry.key: entry.check for entry in PROPERTIES}
 
@@ -49,7 +49,7 @@ def _find(key: str, method: object, tmp_path, num_models: int = 1) -> Finding:
 
 
 def _gradients(problem: Problem, examples: Examples, names: Callable[[str], bool] = lambda _: True) -> Tensor:
-    """Give each example's gradient, by vmap: the model sees one example at a time."""
+    """Return each example's gradient, by vmap: the model sees one example at a time."""
     model = copy_model(problem.models[0])
     parameters = {name: value.detach() for name, value in model.named_parameters() if names(name)}
 

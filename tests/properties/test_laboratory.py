@@ -4,7 +4,7 @@ from torch import nn
 
 from tdabench.attributors.baselines import Random
 from tdabench.cost import measure_cost, phase
-from tdabench.properties.laboratory import Instrument, Laboratory, count_one_pass
+from tdabench.questions.properties.laboratory import Instrument, Laboratory, count_one_pass
 from tdabench.testing import make_image_problem
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import take
 from tdabench.attributors.bif import BIF
-from tdabench.properties.problems import (
+from tdabench.questions.properties.problems import (
     GROUPS,
     FalseCurvature,
     make_flat_problem,
@@ -20,7 +20,7 @@ from tdabench.testing import make_image_problem
 
 
 def _hessian(model: nn.Module, loss, examples) -> Tensor:
-    """Give the Hessian of the summed loss by the first layer's weight, flattened."""
+    """Return the Hessian of the summed loss by the first layer's weight, flattened."""
     name, weight = next(iter(model.named_parameters()))
 
     class Call(nn.Module):

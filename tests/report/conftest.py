@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tdabench.config import Experiment, load_experiment
+from tdabench.experiment.read import Experiment, load_experiment
 
 EXPERIMENT = """\
 seed: 0
@@ -21,7 +21,7 @@ methods:
 
 @pytest.fixture
 def tiny_experiment(tmp_path_factory) -> Experiment:
-    """Give an experiment of two methods, eight examples and six queries."""
+    """Return an experiment of two methods, eight examples and six queries."""
     path: Path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
     path.write_text(EXPERIMENT)
     return load_experiment(path)

@@ -5,8 +5,8 @@ The tables of what they say come from the functions that make the real ones.
 
 import pandas as pd
 
-from tdabench.evaluation.costs import break_evens, fit_costs, predict_costs
-from tdabench.report.scaling import make_scaling_table
+from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
+from tdabench.questions.scaling.report import make_scaling_table
 
 SIZES = {"14m": 14e6, "31m": 31e6, "70m": 70e6, "160m": 162e6}
 GIB = 2**30

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tdabench.report.tokens import Cell, MethodPassages, Passage, Question
+from tdabench.questions.tokens.page import Cell, MethodPassages, Passage, Question
 
 CELL = Cell(experiment="lds_stories", repeat=0, train_size=400)
 QUERY = ("Tell", " me", ":", " a", " cat", " ⏎\n", " ran")
@@ -21,7 +21,7 @@ def make_question(index: int = 17) -> Question:
 
 
 def make_pairs(number: int) -> Tensor:
-    """Give the scores of a sequence's tokens for the query's: (query token, training token)."""
+    """Return the scores of a sequence's tokens for the query's: (query token, training token)."""
     generator = torch.Generator().manual_seed(number)
     pairs = torch.randn(len(QUERY), len(TEXTS[number]), generator=generator)
     return pairs * COUNTED[:, None] * (torch.arange(len(TEXTS[number])) > 0)

@@ -14,19 +14,19 @@ from made_scaling import make_scaling
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tdabench.drawing.tables import make_cost_table, make_lds_table
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.pairs import compare_repeats, rank_with_groups
-from tdabench.report.agreement_table import make_agreement_table
+from tdabench.questions.detection.report import make_detection_table
+from tdabench.questions.diagnostics.report import DIAGNOSTICS_COLUMNS
+from tdabench.questions.lds.agreement_table import make_agreement_table
+from tdabench.questions.properties.table import make_properties_table
+from tdabench.questions.removal.report import make_difference_table, make_removal_table
+from tdabench.questions.sweep.report import make_sweep_table
 from tdabench.report.comparisons import PAIR_COLUMNS, make_comparison_tables
-from tdabench.report.detection import make_detection_table
-from tdabench.report.diagnostics import DIAGNOSTICS_COLUMNS
 from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
 from tdabench.report.growth import EXTRAPOLATION_COLUMNS, GROWTH_COLUMNS
 from tdabench.report.page import Material
-from tdabench.report.properties_table import make_properties_table
-from tdabench.report.removal import make_difference_table, make_removal_table
-from tdabench.report.sweep import make_sweep_table
-from tdabench.report.tables import make_cost_table, make_lds_table
 
 COMBINE = functools.partial(over_repeats, confidence=0.95)
 FIGURES = (

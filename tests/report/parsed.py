@@ -39,7 +39,7 @@ class Parsed(HTMLParser):
         return [text for *_, text in self.all(*tags)]
 
     def rows(self, caption: str) -> list[list[str]]:
-        """Give the cells of a table's rows."""
+        """Return the cells of a table's rows."""
         tables = [table for table in re.split(r"<table", self.rawdata_seen)[1:] if f"<caption>{caption}<" in table]
         body = Parsed("<table" + tables[0].split("</table>")[0] + "</table>")
         cells = body.texts("td")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from tdabench.evaluation.intervals import over_repeats
-from tdabench.report.agreement_table import make_agreement_table, plot_agreement
+from tdabench.questions.lds.agreement_table import make_agreement_table, plot_agreement
 
 METHODS = ("bif", "ekfac", "mine")
 COLUMNS = (
@@ -18,7 +18,7 @@ COLUMNS = (
 
 
 def _rows(repeats: int = 2, sizes: tuple[int, ...] = (100, 200)) -> list[dict[str, Any]]:
-    """Give rows whose rank correlation says which repeat, size and pair they are of."""
+    """Return rows whose rank correlation says which repeat, size and pair they are of."""
     return [
         {
             "experiment": "tiny", "repeat": repeat, "train_size": size, "first": first, "second": second,

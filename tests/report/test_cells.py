@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from tdabench.report.cells import (
+from tdabench.drawing.html import (
     estimate_cell,
     interval_cell,
     make_strips,

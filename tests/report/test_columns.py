@@ -4,19 +4,16 @@ import pkgutil
 import pytest
 from made_up import GRID, make_tables
 
-from tdabench import report
-from tdabench.evaluation import costs
-from tdabench.report.columns import HEADERS, INTERVALS, PLAIN, header_of
+import tdabench
+from tdabench.drawing.columns import HEADERS, INTERVALS, PLAIN, header_of
 
 KNOWN = {*HEADERS, *PLAIN, *(f"{prefix}{end}" for prefix in INTERVALS for end in ("low", "high"))}
 
 
 def constants_of_columns() -> dict[str, tuple[str, ...]]:
-    """Give every constant that lists the columns of a table, by module and name."""
-    modules = [
-        importlib.import_module(f"tdabench.report.{found.name}") for found in pkgutil.iter_modules(report.__path__)
-    ]
-    modules.append(costs)  # whose tables the report gets as they are
+    """Return every constant that lists the columns of a table, by module and name."""
+    found = pkgutil.walk_packages(tdabench.__path__, "tdabench.")
+    modules = [importlib.import_module(module.name) for module in found]
     return {
         name: getattr(module, name)
         for module in modules

@@ -7,9 +7,9 @@ import pytest
 
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.pairs import compare_repeats
+from tdabench.questions.lds.pair_figure import plot_pairs
 from tdabench.report.comparisons import describe_ranking, make_comparison_tables
 from tdabench.report.figures import COLOURS, plot_lds
-from tdabench.report.pair_figure import plot_pairs
 
 LDS = {0: (0.6, 0.4, 0.1), 1: (0.7, 0.45, 0.05), 2: (0.65, 0.35, 0.0)}
 NAMES = ("bif", "ekfac", "random")

@@ -5,10 +5,10 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tdabench.records import load_table
+from tdabench.drawing.tables import write_csv
 from tdabench.report.figures import STYLE
 from tdabench.report.files import write_figures, write_markdown, write_table
-from tdabench.report.tables import write_csv
+from tdabench.storage.records import load_table
 
 
 def test_a_bar_in_a_text_begins_no_cell(tmp_path):

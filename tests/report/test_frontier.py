@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from tdabench.components import Component
+from tdabench.drawing.labels import Label, place_labels
+from tdabench.experiment.components import Component
+from tdabench.questions.lds.frontier import make_frontier_table, plot_frontier
 from tdabench.report.figures import COLOURS, method_styles
-from tdabench.report.frontier import make_frontier_table, plot_frontier
-from tdabench.report.labels import Label, place_labels
 from tdabench.report.variants import find_base, find_lines, shade, short_labels
 
 METHODS = ("bif", "trak_1x500", "trak_3x500", "trak_10x500", "trak_3x128", "trak_3x900", "ekfac", "random")
@@ -50,7 +50,7 @@ def _plot(cost: pd.DataFrame, **options) -> Figure:
 
 
 def _points(axes) -> set[tuple[float, float]]:
-    """Give the places of the methods' markers: those with bars."""
+    """Return the places of the methods' markers: those with bars."""
     return {
         (round(float(container.lines[0].get_xdata()[0]), 3), round(float(container.lines[0].get_ydata()[0]), 4))
         for container in axes.containers

@@ -6,16 +6,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tdabench.report.latex import escape_latex, make_cost_latex, make_lds_latex, select_costs, to_latex
-from tdabench.report.properties_table import make_properties_latex, make_properties_table
-from tdabench.report.tables import make_cost_table, make_lds_table, summarise
+from tdabench.drawing.latex import escape_latex, make_cost_latex, make_lds_latex, select_costs, to_latex
+from tdabench.drawing.tables import make_cost_table, make_lds_table, summarise
+from tdabench.questions.properties.table import make_properties_latex, make_properties_table
 
 NASTY = r"a_b & 50% of $x^2$ {c} #1 \d ~ <e> | ± — − × ✓ ✗ β γ"
 METHODS = ("bif", "ekfac", "my_own", "trak")
 
 
 def _tables(repeats: int = 2, sizes: tuple[int, ...] = (250, 1000)) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give an LDS table and the table for people: ekfac leads at 250, bif at the others; trak can't run."""
+    """Return an LDS table and the table for people: ekfac leads at 250, bif at the others; trak can't run."""
     rows, costs = [], []
     for repeat in [*range(repeats), "all"]:
         for size in sizes:

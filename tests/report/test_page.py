@@ -24,9 +24,9 @@ from made_up import (
 from matplotlib.figure import Figure
 from parsed import Parsed, page
 
-from tdabench.records import save_figure, save_json, save_tensors
 from tdabench.report.gallery import Gallery, Neighbours, Tile
 from tdabench.report.page import load_material, render_page
+from tdabench.storage.records import save_figure, save_json, save_tensors
 
 REPOSITORY = Path(__file__).parents[2]
 REPORT = REPOSITORY / "tdabench" / "report"
@@ -235,7 +235,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_a_contrast_of_at_least_four_and_a_half(scheme):
-    light, dark = re.findall(r":root \{([^}]*)\}", (REPORT / "page.css").read_text())
+    light, dark = re.findall(r":root \{([^}]*)\}", (REPORT / "templates" / "page.css").read_text())
     colours = dict(re.findall(r"--([\w-]+): (#\w{6});", dark if scheme == "dark" else light))
 
     ratios = {pair: contrast(*(colours[name] for name in pair)) for pair in PAIRS}
@@ -268,7 +268,7 @@ def test_every_file_that_is_no_code_is_installed_with_the_package():
     packed = {path for pattern in patterns for path in (REPOSITORY / "tdabench").glob(pattern)}
     others = {
         path
-        for path in REPORT.rglob("*")
+        for path in (REPOSITORY / "tdabench").rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
     }
     assert packed == others

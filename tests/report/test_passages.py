@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tdabench.report.passages import (
+from tdabench.questions.tokens.passages import (
     count_query_tokens,
     list_settings,
     make_passages,
@@ -24,7 +24,7 @@ def tokenizer():
 
 
 def make_row(**changes) -> dict[str, torch.Tensor]:
-    """Give four sequences of five positions, of which the first never counts and the last is padding."""
+    """Return four sequences of five positions, of which the first never counts and the last is padding."""
     pairs = torch.arange(80.0).view(4, 4, 5) + 1
     pairs[~COUNTED] = 0
     pairs[:, :, [0, 4]] = 0

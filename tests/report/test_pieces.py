@@ -2,7 +2,7 @@
 
 import pytest
 
-from tdabench.report.pieces import cut_text, make_visible
+from tdabench.questions.tokens.pieces import cut_text, make_visible
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -11,7 +11,7 @@ CHINESE = "Чай 饮茶 🍵!"
 
 @pytest.fixture(scope="module")
 def by_bytes():
-    """Give a tokenizer of byte-level BPE without merges: each byte is a token."""
+    """Return a tokenizer of byte-level BPE without merges: each byte is a token."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(tokenizers.models.BPE({sign: place for place, sign in enumerate(alphabet)}, []))
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

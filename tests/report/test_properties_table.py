@@ -1,6 +1,6 @@
 import pandas as pd
 
-from tdabench.report.properties_table import (
+from tdabench.questions.properties.table import (
     cross_properties,
     describe_properties,
     make_properties_latex,

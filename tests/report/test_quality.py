@@ -3,7 +3,7 @@
 import pandas as pd
 from made_up import make_cost
 
-from tdabench.report.quality import cost_table
+from tdabench.questions.lds.page_tables import cost_table
 
 
 def _column(cost: pd.DataFrame, header: str) -> dict[str, str]:

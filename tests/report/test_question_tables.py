@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from tdabench.evaluation.intervals import over_repeats
-from tdabench.report.detection import make_detection_table, plot_detection, summarise_detection
-from tdabench.report.removal import make_removal_table, plot_removal, summarise_removal
+from tdabench.questions.detection.report import make_detection_table, plot_detection, summarise_detection
+from tdabench.questions.removal.report import make_removal_table, plot_removal, summarise_removal
 
 COMBINE = functools.partial(over_repeats, confidence=0.95)
 

@@ -7,9 +7,9 @@ import pytest
 from made_scaling import SETTINGS, UNSEEN, make_run, make_scaling
 from matplotlib.figure import Figure
 
-from tdabench.evaluation.costs import break_evens, fit_costs, predict_costs
-from tdabench.report.break_even import plot_break_even
-from tdabench.report.scaling import SCALING_COLUMNS, make_scaling_table, plot_scaling, summarise_scaling
+from tdabench.questions.scaling.break_even import plot_break_even
+from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
+from tdabench.questions.scaling.report import SCALING_COLUMNS, make_scaling_table, plot_scaling, summarise_scaling
 
 TABLE, FITS, PREDICTIONS, CROSSINGS = make_scaling().values()
 

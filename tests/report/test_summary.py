@@ -3,7 +3,7 @@ import pytest
 from made_scaling import make_scaling
 from made_up import make_compared, make_detection, make_lds, make_pairs, make_removal, make_removal_differences
 
-from tdabench.report.cells import styles_of
+from tdabench.drawing.html import styles_of
 from tdabench.report.summary import (
     list_warnings,
     summarise,

@@ -8,7 +8,7 @@ import pytest
 from made_up import GRID, make_sweep
 from parsed import page
 
-from tdabench.report.sweep_figures import CUT, lay_out, plot_sweep_lds, plot_sweep_traces
+from tdabench.questions.sweep.figures import CUT, lay_out, plot_sweep_lds, plot_sweep_traces
 
 KEYS = list(GRID)
 

@@ -14,7 +14,7 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from test_browser import show
 
-from tdabench.report.tokens import colour_limit, format_score, render_token_index, render_token_page
+from tdabench.questions.tokens.page import colour_limit, format_score, render_token_index, render_token_page
 
 pytestmark = pytest.mark.browser
 
@@ -52,14 +52,14 @@ def unfold(browser) -> None:
 
 
 def tokens(browser, text: int | str) -> list:
-    """Give the tokens of the query, or of the sequence at a place on the page."""
+    """Return the tokens of the query, or of the sequence at a place on the page."""
     holder = ".query .text" if text == "query" else f"(//li[@class='passage'])[{text + 1}]//p[@role='listbox']"
     by = By.CSS_SELECTOR if text == "query" else By.XPATH
     return browser.find_element(by, holder).find_elements(By.TAG_NAME, "span")
 
 
 def colours(browser, text: int | str) -> list[float]:
-    """Give each token's colour as a signed strength: what is seen, not what the script meant."""
+    """Return each token's colour as a signed strength: what is seen, not what the script meant."""
     spans = tokens(browser, text)
     seen = browser.execute_script("return arguments[0].map(span => getComputedStyle(span).backgroundColor)", spans)
     strengths = []

@@ -10,7 +10,7 @@ import torch
 from made_tokens import CELL, QUERY, TEXTS, make_methods, make_passage, make_question
 from parsed import Parsed
 
-from tdabench.report.tokens import (
+from tdabench.questions.tokens.page import (
     STEPS,
     MethodPassages,
     Passage,
@@ -33,7 +33,7 @@ def scores_of(page: str) -> dict:
 
 
 def text_of(page: str) -> str:
-    """Give the text that is seen, spaces as they are."""
+    """Return the text that is seen, spaces as they are."""
     (content,) = Parsed(page).texts("body")
     return content
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tdabench.report.trace_figure import MOST_POINTS, LossTraces, plot_loss_traces
+from tdabench.questions.diagnostics.figure import MOST_POINTS, LossTraces, plot_loss_traces
 
 
 def _traces(**changes) -> LossTraces:

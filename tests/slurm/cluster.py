@@ -83,7 +83,7 @@ def running_cluster(folder: Path, *, install: bool) -> Iterator[None]:
 
 
 def say(*command: str) -> str:
-    """Give what a command says, without its last newline; nothing if it fails."""
+    """Return what a command says, without its last newline; nothing if it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

@@ -41,7 +41,7 @@ def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Plac
 
 @pytest.fixture
 def place(undisturbed: Place, tmp_path: Path) -> Iterator[Place]:
-    """Give a copy of the undisturbed run that has lost its bank, and so its tables."""
+    """Return a copy of the undisturbed run that has lost its bank, and so its tables."""
     place = undisturbed.copy(tmp_path / "place")
     for lost in (*SHARDS, *(path.name for path in place.path.glob("built-by-*"))):
         (place.path / lost).unlink()

@@ -34,11 +34,11 @@ class Submitted:
         return self.log.read_text(encoding="utf-8")
 
     def wait(self, seconds: float = 600) -> int:
-        """Wait for the end; give its exit status."""
+        """Wait for the end; return its exit status."""
         return self.process.wait(timeout=seconds)
 
     def jobs(self) -> dict[str, str]:
-        """Give the Slurm jobs that this cluster has now: what they are, by number."""
+        """Return the Slurm jobs that this cluster has now: what they are, by number."""
         return dict(line.split(" ", 1) for line in say("squeue", "--noheader", "--format=%i %k").splitlines())
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
@@ -68,7 +68,7 @@ def submit(place: Place, *arguments: str) -> Submitted:
 
 
 def tables(results: Path) -> dict[str, bytes]:
-    """Give the tables of an experiment that hold no seconds, which no two runs share."""
+    """Return the tables of an experiment that hold no seconds, which no two runs share."""
     found = {path.name: path.read_bytes() for path in (results / "tables").glob("*.csv")}
     assert {"lds.csv", "pairs.csv", "reliability.csv"} <= set(found)
     return {name: content for name, content in found.items() if b"seconds" not in content.splitlines()[0]}

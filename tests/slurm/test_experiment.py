@@ -7,8 +7,8 @@ import pytest
 from submission import submit, tables
 from test_workflow import REPOSITORY, Place, make_place
 
-from tdabench.machine import find_commit
-from tdabench.records import load_record
+from tdabench.storage.provenance import find_commit
+from tdabench.storage.records import load_record
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(4500)]
 NAME = "lds_digits"
@@ -16,7 +16,7 @@ NAME = "lds_digits"
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Place:
-    """Give the experiment as this machine runs it; a run of this commit in the repository is not repeated."""
+    """Return the experiment as this machine runs it; a run of this commit in the repository is not repeated."""
     place = make_place(tmp_path / "place")
     place.write(f"experiments/{NAME}.yaml", (REPOSITORY / f"experiments/{NAME}.yaml").read_text(encoding="utf-8"))
     score = REPOSITORY / "results" / NAME / "0" / "250" / "scores" / "random.safetensors"

@@ -12,13 +12,13 @@ import pytest
 from submission import SHARDS, submit, tables
 from test_workflow import Place, jobs
 
-from tdabench.records import load_tensors
+from tdabench.storage.records import load_tensors
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def _times(place: Place) -> dict[Path, int]:
-    """Give when each result besides the bank was written that no bank goes into."""
+    """Return when each result besides the bank was written that no bank goes into."""
     folders = ("checkpoints", "scores")
     finished = [place.results / "dataset.safetensors", place.results / "0" / "split.safetensors"]
     finished += [path for folder in folders for path in sorted((place.results / "0" / "120" / folder).iterdir())]

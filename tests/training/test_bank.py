@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tdabench.bank.retrain import draw_mask, fill_shard, measure_queries, shard_subsets
+from tdabench.experiment.sections import BankSettings
 from tdabench.seeds import make_generator
-from tdabench.settings import BankSettings
-from tdabench.training.bank import draw_mask, fill_shard, measure_queries, shard_subsets
 from tdabench.training.losses import image_loss_and_margin
 
 SETTINGS = BankSettings(subsets=7, fraction=0.4, retrains=2)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tdabench.experiment.sections import Recipe
 from tdabench.seeds import isolated_random_state, make_generator
-from tdabench.settings import Recipe
 from tdabench.training import recipe as recipe_module
 from tdabench.training.losses import image_loss
 from tdabench.training.recipe import train
@@ -317,7 +317,7 @@ def _flatten(model: nn.Module) -> Tensor:
 
 
 def _move(model: nn.Module, examples: dict[str, Tensor], recipe: Recipe, seed: int = 0) -> Tensor:
-    """Train a copy and give by how much its parameters moved."""
+    """Train a copy and return by how much its parameters moved."""
     moved = copy.deepcopy(model)
     train(moved, examples, recipe, generator=make_generator(seed, "train"))
     return _flatten(moved) - _flatten(model)

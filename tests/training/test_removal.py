@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tdabench.experiment.sections import RemovalSettings
+from tdabench.questions.removal.retrain import align_arms, draw_matched, keep_all, most_helpful, remove_most_helpful
 from tdabench.seeds import make_generator
-from tdabench.settings import RemovalSettings
-from tdabench.training.removal import align_arms, draw_matched, keep_all, most_helpful, remove_most_helpful
 
 SETTINGS = RemovalSettings(counts=(1, 5), queries=3, retrains=2)
 RIDGE = 0.5

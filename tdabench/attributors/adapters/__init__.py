@@ -1,0 +1,1 @@
+"""What stands between this package and the libraries whose methods it runs."""

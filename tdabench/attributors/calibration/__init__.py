@@ -1,0 +1,1 @@
+"""Settings of a sampler that are found by measurement, without a look at any query."""

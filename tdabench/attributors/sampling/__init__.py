@@ -1,0 +1,1 @@
+"""Draws from a local posterior: SGLD and its kin, and the Laplace approximation."""

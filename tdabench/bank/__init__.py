@@ -1,0 +1,1 @@
+"""The truth, whoever made it: subsets, retrained losses, and banks from elsewhere."""

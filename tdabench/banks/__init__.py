@@ -1,1 +1,0 @@
-"""Banks as artefacts: one file that others can score against, made from our results or from arrays of others."""

@@ -1,0 +1,215 @@
+"""Text as rows of tokens: what language models are attributed on, and how documents become rows."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from tdabench.data.base import Examples
+from tdabench.data.text.prompts import encode_prompts, read_prompts
+from tdabench.data.text.tokenizers import Tokenizer, Tokens, choose_tokenizer, tokenizer_bytes
+from tdabench.examples import IGNORED
+
+# What nobody means: the memory that a tokenizer or a row would take is reserved before it is filled.
+MOST_TOKENS, LONGEST = 2**20, 2**17
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Rows of tokens, padded on the right.
+
+    Attributes:
+        train_spans: First and one past the last token of each row that counts in its loss: what is before is a prompt,
+            what is behind is padding.
+        pretraining_tokens: Rows that a model is pretrained on, none of them in the other parts.
+        tokenizer: The bytes of its ``tokenizer.json``.
+
+    Raises:
+        ValueError: If rows have fewer than two positions: then no token has one before it.
+    """
+
+    train_tokens: Int[Tensor, "train position"]
+    train_spans: Int[Tensor, "train 2"]
+    test_tokens: Int[Tensor, "test query_position"]
+    test_spans: Int[Tensor, "test 2"]
+    pretraining_tokens: Int[Tensor, "row row_position"]
+    pretraining_spans: Int[Tensor, "row 2"]
+    tokenizer: UInt8[Tensor, " byte"]
+
+    def __post_init__(self) -> None:
+        positions = self.train_tokens.shape[1]
+        if positions < 2:
+            raise ValueError(f"A row of text needs at least two tokens, got {positions}.")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return how many examples each part has."""
+        return {part: len(getattr(self, f"{part}_tokens")) for part in ("train", "test", "pretraining")}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Return what belongs into the record of a result file, beside the tensors."""
+        return {"kind": "text"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a result file holds."""
+        return dict(vars(self))
+
+    def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
+        """Return ``input_ids`` and ``labels`` (as transformers has them: -100 where a token doesn't count) on a device.
+
+        Args:
+            part: ``train``, ``test`` or ``pretraining``.
+        """
+        tokens = getattr(self, f"{part}_tokens")[indices].long()
+        first, end = getattr(self, f"{part}_spans")[indices].long()[..., None].unbind(1)
+        places = torch.arange(tokens.shape[1])
+        counted = (places >= first.clamp(min=1)) & (places < end)  # nothing predicts the first token
+        return {"input_ids": tokens.to(device), "labels": tokens.where(counted, IGNORED).to(device)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """How documents become rows of tokens; the options that every source of text has.
+
+    Documents are divided into rows of ``length`` tokens, none of which holds two documents. They come in an order that
+    depends on their text alone (its hash): the first ``pretraining`` of them, by tokens, are for pretraining; of the
+    rows of the others, every ``test_every``-th is for queries.
+
+    Attributes:
+        length: Tokens of a row.
+        shortest: What is left at a document's end is a row of its own, padded, if it has so many tokens; ``null``
+            leaves it out.
+        tokenizer: A folder in the data root, or a name on the Hugging Face hub; ``null`` trains one on the text.
+        tokenizer_revision: Of one from the hub.
+        vocabulary: Tokens of one that is trained here (byte-level BPE).
+        begin: Text of a token that begins every document, such as ``<s>``; ``null`` for none.
+        pretraining: Share of the text that is for pretraining, in [0, 1).
+        test_every: Which of the rows are for queries, if the source has no text for them alone.
+        prompts: JSON file of prompt-completion queries in the data root (see ``read_prompts``), whose completions alone
+            count: they are the queries, and no row is set aside.
+        prompt_length: Tokens of those rows; of a longer query the beginning is left out. ``null``: of the longest.
+        most_documents: Use no more documents than these first ones in the order by hash; ``null`` for all.
+    """
+
+    length: int = 64
+    shortest: int | None = None
+    tokenizer: str | None = None
+    tokenizer_revision: str | None = None
+    vocabulary: int = 1024
+    begin: str | None = None
+    pretraining: float = 0.0
+    test_every: int = 4
+    prompts: str | None = None
+    prompt_length: int | None = None
+    most_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ValueError(
+                f"data.options.length must be at least 2: the first token has none before it; got {self.length}."
+            )
+        if self.shortest is not None and not 2 <= self.shortest <= self.length:
+            raise ValueError(f"data.options.shortest must lie in 2 to length ({self.length}), got {self.shortest}.")
+        if not 257 <= self.vocabulary <= MOST_TOKENS:
+            raise ValueError(
+                f"data.options.vocabulary must be above the 256 bytes and at most {MOST_TOKENS:,}, "
+                f"got {self.vocabulary}."
+            )
+        for name in ("length", "prompt_length"):
+            if (getattr(self, name) or 0) > LONGEST:
+                raise ValueError(f"data.options.{name} must be at most {LONGEST:,}, got {getattr(self, name)}.")
+        if not 0 <= self.pretraining < 1:
+            raise ValueError(f"data.options.pretraining must lie in [0, 1), got {self.pretraining}.")
+        if self.test_every < 2:
+            raise ValueError(f"data.options.test_every must be at least 2, got {self.test_every}.")
+        if self.prompt_length is not None and (self.prompts is None or self.prompt_length < 2):
+            raise ValueError(f"data.options.prompt_length is of prompts and at least 2, got {self.prompt_length}.")
+        if self.most_documents is not None and self.most_documents < 1:
+            raise ValueError(f"data.options.most_documents must be at least 1 or null, got {self.most_documents}.")
+
+
+def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequence[str] | None = None) -> TextData:
+    """Tokenise documents once and divide them into rows.
+
+    Args:
+        root: The data root, where a tokenizer's folder may lie.
+        test: Documents for the queries; without them, rows of the others are set aside.
+
+    Raises:
+        FileNotFoundError: If the tokenizer is neither there nor can be downloaded.
+        ValueError: If a part of the text is too short to give a row.
+    """
+    ordered = sorted(documents, key=_text_hash)[: rows.most_documents]
+    tokenizer = choose_tokenizer(rows, ordered, root)
+    encoded = tokenizer.encode(ordered)
+    divided = _divide_documents([len(tokens) for tokens in encoded], rows.pretraining)
+    parts = {"pretraining": _cut(encoded[:divided], rows), "train": _cut(encoded[divided:], rows)}
+    if rows.prompts is not None:
+        parts["test"] = []
+    elif test is None:
+        parts["test"] = parts["train"][:: rows.test_every]
+        parts["train"] = [row for place, row in enumerate(parts["train"]) if place % rows.test_every]
+    else:
+        parts["test"] = _cut(tokenizer.encode(test), rows)
+    for part in ("train", "test", "pretraining"):
+        wanted = rows.pretraining if part == "pretraining" else part == "train" or rows.prompts is None
+        if wanted and not parts[part]:
+            raise ValueError(
+                f"The text gives no {part} row of {rows.length} tokens ({len(ordered)} documents): give more text, "
+                "lower data.options.length or shortest, or divide a file into documents (data.options.separator)."
+            )
+    stacked = {name: value for part, found in parts.items() for name, value in _stack(part, found, rows).items()}
+    if rows.prompts is not None:
+        stacked |= _stack_prompts(Path(root) / rows.prompts, tokenizer, rows)
+    return TextData(**stacked, tokenizer=tokenizer_bytes(tokenizer))
+
+
+def _text_hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _divide_documents(lengths: Sequence[int], share: float) -> int:
+    """Return how many documents from the first on hold a share of all tokens."""
+    wanted, total = share * sum(lengths), 0
+    for count, length in enumerate(lengths):
+        if total >= wanted:
+            return count
+        total += length
+    return len(lengths)
+
+
+def _cut(documents: Iterable[Tokens], rows: Rows) -> list[Tokens]:
+    shortest = rows.length if rows.shortest is None else rows.shortest
+    pieces = (
+        tokens[start : start + rows.length] for tokens in documents for start in range(0, len(tokens), rows.length)
+    )
+    return [piece for piece in pieces if len(piece) >= shortest]
+
+
+def _stack(part: str, pieces: Sequence[Tokens], rows: Rows) -> dict[str, Tensor]:
+    tokens = torch.zeros(len(pieces), rows.length, dtype=torch.int32)
+    spans = torch.zeros(len(pieces), 2, dtype=torch.int32)
+    for place, piece in enumerate(pieces):
+        tokens[place, : len(piece)] = torch.tensor(piece, dtype=torch.int32)
+        spans[place, 1] = len(piece)
+    return {f"{part}_tokens": tokens, f"{part}_spans": spans}
+
+
+def _stack_prompts(path: Path, tokenizer: Tokenizer, rows: Rows) -> dict[str, Tensor]:
+    prompts = read_prompts(path)
+    _, *parts = zip(*prompts, strict=True)  # prompt and completion are tokenised apart
+    befores, afters = (tokenizer.library.encode_batch(list(texts), add_special_tokens=False) for texts in parts)
+    longest = max(len(before) + len(after) for before, after in zip(befores, afters, strict=True))
+    begun = tokenizer.begin is not None
+    positions = rows.prompt_length or max(longest + begun, 2)
+    examples = encode_prompts(prompts, tokenizer.library, positions, begin=tokenizer.begin, truncate=True)
+    counted = examples["labels"] != IGNORED
+    first = counted.int().argmax(dim=1)
+    spans = torch.stack([first, first + counted.sum(dim=1)], dim=1)
+    return {"test_tokens": examples["input_ids"].int(), "test_spans": spans.int()}

@@ -1,0 +1,1 @@
+"""What several questions draw with: columns, tables, colours, pages."""

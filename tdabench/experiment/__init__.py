@@ -1,0 +1,1 @@
+"""The experiment file: sections, components, and what each job depends on. Imports no torch."""

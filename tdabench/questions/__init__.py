@@ -1,0 +1,1 @@
+"""What an experiment can ask, a folder each: its numbers, tables, figures, words and stage."""

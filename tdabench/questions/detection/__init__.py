@@ -1,0 +1,1 @@
+"""Are wrong labels found?"""

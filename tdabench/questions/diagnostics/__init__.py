@@ -1,0 +1,1 @@
+"""Are the chains' draws worth anything?"""

@@ -1,0 +1,1 @@
+"""Do scores predict retraining? The linear datamodeling score, with intervals and paired differences."""

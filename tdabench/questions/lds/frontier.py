@@ -1,0 +1,194 @@
+"""The figure of quality against cost: LDS against CPU seconds and against forward passes, for every method."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from tdabench.drawing.labels import Label, place_labels
+from tdabench.drawing.tables import count_repeats
+from tdabench.experiment.read import Experiment
+from tdabench.report.figures import STYLE, method_styles
+from tdabench.report.files import write_figures
+from tdabench.report.variants import find_lines, short_labels
+from tdabench.storage.records import load_table
+
+MEASURES = {
+    "cpu_seconds": "CPU time, fit and score (s)",
+    "passes": "forward passes of one example (a gradient is 3)",
+}
+
+
+def write_frontier(experiment: Experiment, folder: Path, cost: pd.DataFrame, growth: pd.DataFrame | None) -> None:
+    """Write ``figures/frontier.png|pdf`` of the tables of the LDS and of chance, which lie in the folder.
+
+    Args:
+        growth: The table of the growth with the draws, if a method kept its traces.
+    """
+    lds, null = (load_table(folder / "tables" / f"{name}.csv") for name in ("lds", "null"))
+    write_figures(folder, {"frontier": plot_frontier(lds, cost, growth, null, experiment.methods)})
+
+
+def plot_frontier(
+    lds: pd.DataFrame,
+    cost: pd.DataFrame,
+    growth: pd.DataFrame | None,
+    null: pd.DataFrame | None,
+    methods: Mapping[str, Any],
+) -> Figure:
+    """LDS of every method against what it cost, a row of panels a size: CPU seconds, and forward passes if counted.
+
+    A point is a method, in the mean over repeats, with its standard error (of one repeat, the bootstrap's interval).
+    A thin line joins methods that differ in one number alone, a thick one follows a method's first draws, and the grey
+    steps are the best that is to be had at each price. A method without any pass costs nothing to speak of: it is a
+    dashed line if it is above chance, and left out otherwise.
+
+    Args:
+        null: The table of what chance reaches.
+        methods: What each method is, for the lines.
+    """
+    table = make_frontier_table(lds, cost)
+    sizes = sorted(table["train_size"].unique().tolist()) or [0]
+    free = table["passes"] == 0
+    table, free = table[~free], table[free]
+    grown = pd.DataFrame() if growth is None else growth[growth["repeat"] == "all"].dropna(subset=["lds"])
+    measures = [name for name in MEASURES if table[name].notna().any()] or ["cpu_seconds"]
+    styles = method_styles(lds)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 5.2 * len(measures), 0.7 + 4.1 * len(sizes)), layout="constrained")
+        panels = figure.subplots(len(sizes), len(measures), squeeze=False, sharey="row", sharex="col")
+        labels = {}
+        for row, size in zip(panels, sizes, strict=True):
+            part, own = table[table["train_size"] == size], grown[grown["train_size"] == size] if len(grown) else grown
+            for axes, measure in zip(row, measures, strict=True):
+                _draw_bounds(axes, part, null, size)
+                best = _draw_free(axes, free[free["train_size"] == size], null, styles)
+                labels[axes] = _draw_panel(axes, part, own, measure, styles, find_lines(methods), best)
+            row[0].set_ylabel("LDS")
+            row[0].set_title(f"n = {size:,}", loc="left")
+        for axes, measure in zip(panels[-1], measures, strict=True):
+            axes.set_xlabel(MEASURES[measure])
+            if measure == "cpu_seconds":  # they may span less than a decade
+                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        kind = "standard error over repeats" if count_repeats(lds) > 1 else "bootstrap interval"
+        figure.suptitle(
+            f"{lds['experiment'].iloc[0]}: LDS with its {kind}, against cost", fontsize=9, x=0.01, ha="left"
+        )
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes, (names, curves) in labels.items():
+            place_labels(axes, names, curves)
+    return figure
+
+
+def make_frontier_table(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
+    """Put each method's LDS beside its whole cost, a row a size and method that has an LDS."""
+    rows = lds[(lds["repeat"] == "all") & lds["lds"].notna()].astype({"lds": float})
+    if count_repeats(lds) > 1:
+        rows = rows.assign(low=rows["lds"] - rows["standard_error"], high=rows["lds"] + rows["standard_error"])
+    numbers = cost.assign(**{name: cost[name].to_numpy(dtype=float, na_value=np.nan) for name in MEASURES})
+    # Of what one phase doesn't know, the whole is not known.
+    keys = ["train_size", "method", "repeat"]
+    sums = numbers.groupby(keys)[list(MEASURES)].agg(lambda parts: parts.sum(skipna=False))
+    means = sums.groupby(["train_size", "method"]).mean().reset_index()
+    return rows.merge(means, on=["train_size", "method"], how="left")
+
+
+def _draw_bounds(axes: Axes, part: pd.DataFrame, null: pd.DataFrame | None, size: int) -> None:
+    """Draw the ceiling, and the band of chance of the method for which it is widest, as in the figure of the LDS."""
+    axes.set_xscale("log")
+    axes.axhline(0, color="#404040", linewidth=0.8)
+    ceiling = part["ceiling"].astype(float).mean()
+    if pd.notna(ceiling):
+        axes.axhline(ceiling, color="#404040", linestyle=":")
+        axes.annotate("ceiling", (0.01, ceiling), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
+    bands = pd.DataFrame() if null is None else null[(null["train_size"] == size) & null["null_low"].notna()]
+    if len(bands):
+        means = bands.groupby("method")[["null_low", "null_high"]].mean()
+        low, high = means["null_low"].min(), means["null_high"].max()
+        axes.axhspan(low, high, color="#b0b0b0", alpha=0.3, linewidth=0)
+        axes.annotate("chance", (0.01, high), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
+
+
+def _draw_free(
+    axes: Axes, free: pd.DataFrame, null: pd.DataFrame | None, styles: Mapping[str, Mapping[str, str]]
+) -> float:
+    """Draw a line at the LDS of each method that costs nothing and is above chance; return the best, at least zero."""
+    best = 0.0
+    for method, row in free.set_index("method").iterrows():
+        chance = 0.0
+        if null is not None:
+            of_method = (null["method"] == method) & (null["train_size"] == row["train_size"])
+            chance = np.nanmax([0.0, null.loc[of_method, "null_high"].astype(float).mean()])
+        if min(row["low"], row["lds"]) <= chance:
+            continue
+        style, best = styles[method], max(best, row["lds"])
+        axes.axhline(row["lds"], color=style["color"], linestyle=(0, (5, 2)), linewidth=1)
+        axes.annotate(f"{style['label']}, no pass", (0.01, row["lds"]), xycoords=("axes fraction", "data"), va="bottom",
+                      fontsize=7, color=style["color"])  # fmt: skip
+    return best
+
+
+def _draw_steps(axes: Axes, points: pd.DataFrame, measure: str, best: float) -> None:
+    steps = points.astype(float).dropna().sort_values(measure)
+    best_so_far = steps["lds"].cummax().clip(lower=best)
+    axes.step(steps[measure], best_so_far, where="post", color="#dedede", linewidth=3.5, zorder=1.1)
+
+
+def _draw_panel(
+    axes: Axes,
+    part: pd.DataFrame,
+    grown: pd.DataFrame,
+    measure: str,
+    styles: Mapping[str, Mapping[str, str]],
+    lines: Sequence[Sequence[str]],
+    best: float,
+) -> tuple[list[Label], list[np.ndarray]]:
+    """Draw one panel; return the names that its points need, and its lines.
+
+    Args:
+        best: LDS that costs nothing.
+    """
+    shown = part[part[measure] > 0].set_index("method")
+    curves, texts = [], {method: styles[method]["label"] for method in shown.index}
+    for line in lines:
+        joined = shown.loc[[method for method in line if method in shown.index]]
+        if len(joined) > 1:
+            curves.append(joined[[measure, "lds"]].to_numpy(dtype=float))
+            axes.plot(*curves[-1].T, color=styles[joined.index[-1]]["color"], linewidth=0.9, alpha=0.7, zorder=1.5)
+            # The best one has the whole name; of the others, what differs is enough.
+            short = dict(zip(joined.index, short_labels([styles[one]["label"] for one in joined.index]), strict=True))
+            texts |= {
+                one: text
+                for one, text in short.items()
+                if one != joined["lds"].idxmax() and len(text) < len(texts[one])
+            }
+    points = pd.concat([shown[[measure, "lds"]], *([grown[[measure, "lds"]]] if len(grown) else [])])
+    _draw_steps(axes, points, measure, best)
+    labels = []
+    for method, rows in grown.groupby("method", sort=False) if len(grown) else ():
+        rows = rows.astype({measure: float}).sort_values("draws")
+        rows = rows[rows[measure] > 0]
+        if len(rows) > 1 and method in shown.index:
+            curve = rows[[measure, "lds"]].to_numpy(dtype=float)
+            curves.append(curve)
+            axes.plot(*curve.T, color=styles[method]["color"], linewidth=1.8, marker=".", markersize=4, zorder=1.8)
+            first = f"{rows['draws'].iloc[0]:.0f} draws"
+            if first not in [label.text for label in labels]:  # curves that begin alike are told once
+                labels.append(Label(text=first, x=curve[0, 0], y=curve[0, 1], colour="#606060"))
+            texts[method] += f", {rows['draws'].iloc[-1]:.0f} draws"
+    for method, row in shown.iterrows():
+        style, reach = styles[method], [[row["lds"] - row["low"]], [row["high"] - row["lds"]]]
+        axes.errorbar(row[measure], row["lds"], yerr=reach, color=style["color"], marker=style["marker"], capsize=2,
+                      elinewidth=0.9)  # fmt: skip
+        labels.append(Label(text=texts[method], x=row[measure], y=row["lds"], colour=style["color"]))
+        curves.append(np.array([[row[measure], row["low"]], [row[measure], row["high"]]], dtype=float))
+    return labels[::-1], curves

@@ -1,0 +1,1 @@
+"""What can a method do, as found on made-up problems?"""

@@ -1,0 +1,1 @@
+"""Does the loss rise when the most helpful examples are removed?"""

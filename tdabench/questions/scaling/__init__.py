@@ -1,0 +1,1 @@
+"""How does cost grow with the model?"""

@@ -1,0 +1,1 @@
+"""Which settings of a method are best, judged on the tuning queries?"""

@@ -1,0 +1,1 @@
+"""The machine at run time: devices, progress, limits."""

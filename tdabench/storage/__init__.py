@@ -1,0 +1,1 @@
+"""Files of results: where they lie, their records, whole or absent."""
