@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPE = (REPOSITORY / "tdabench.def").read_text(encoding="utf-8")
+RECIPE = (REPOSITORY / "profiles" / "container.def").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tdabench.bank.bank import Bank, hash_tensors
-from tdabench.bank.shards import SubsetsOf, differences
+from tdabench.bank.shards import differences
+from tdabench.bank.subsets import shard_subsets
 from tdabench.experiment.components import build, describe
 from tdabench.experiment.read import Experiment
 from tdabench.storage.records import load_tensors, save_tensors
 
 
-def restore_shards(
-    bank: Bank, folder: Path, experiment: Experiment, subsets_of: SubsetsOf, *, dataset: Path, split: Path
-) -> list[Path]:
+def restore_shards(bank: Bank, folder: Path, experiment: Experiment, *, dataset: Path, split: Path) -> list[Path]:
     """Write a bank's shards where the workflow expects them; return their paths.
 
     Args:
@@ -34,7 +33,7 @@ def restore_shards(
     paths = [folder / "bank" / f"{shard}.safetensors" for shard in range(experiment.bank.shards)]
     parts = []
     for shard, path in enumerate(paths):
-        subsets = subsets_of(experiment.bank, shard)
+        subsets = shard_subsets(experiment.bank, shard)
         part = {name: values[subsets.start : subsets.stop] for name, values in bank.tensors.items()}
         if path.exists() and hash_tensors(load_tensors(path)) != hash_tensors(part):
             raise ValueError(f"{path} exists already with other contents and isn't overwritten: move it away first.")

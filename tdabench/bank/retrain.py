@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from tdabench.bank.subsets import draw_mask, shard_subsets
 from tdabench.examples import Examples, batch_size_of, batches, device_of, num_examples, take
 from tdabench.experiment.sections import BankSettings
 from tdabench.runtime.progress import progress
@@ -15,36 +16,6 @@ Retrain = Callable[[Examples, torch.Generator], nn.Module]
 Measure = Callable[[nn.Module, Examples], tuple[Tensor, Tensor]]
 # Nats: a loss or margin beyond any that a trained model has.
 DIVERGED = 1e6
-
-
-def draw_mask(num_train: int, settings: BankSettings, *, generator: torch.Generator) -> Bool[Tensor, " train"]:
-    """Draw one subset of the attribution set: fixed size, or each example kept with equal probability.
-
-    Raises:
-        ValueError: If a subset of fixed size would be empty or the whole set.
-    """
-    if settings.sampling == "bernoulli":
-        return torch.rand(num_train, generator=generator) < settings.fraction
-    size = round(num_train * settings.fraction)
-    if not 0 < size < num_train:
-        raise ValueError(
-            f"A bank.fraction of {settings.fraction} of {num_train} examples is "
-            f"{'an empty subset' if size == 0 else 'the whole set'}."
-        )
-    mask = torch.zeros(num_train, dtype=torch.bool)
-    mask[torch.randperm(num_train, generator=generator)[:size]] = True
-    return mask
-
-
-def shard_subsets(settings: BankSettings, shard: int) -> range:
-    """Return the subsets of a shard: consecutive, shards equal to within one.
-
-    Raises:
-        ValueError: If there is no such shard.
-    """
-    if not 0 <= shard < settings.shards:
-        raise ValueError(f"There are shards 0 to {settings.shards - 1}, got {shard}.")
-    return range(settings.subsets * shard // settings.shards, settings.subsets * (shard + 1) // settings.shards)
 
 
 def fill_shard(

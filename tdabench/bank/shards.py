@@ -1,7 +1,7 @@
 """A bank of our own: the shards that the workflow made become one file."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,38 @@ import torch
 from torch import Tensor
 
 from tdabench.bank.bank import Bank, hash_tensors, make_bank
+from tdabench.bank.subsets import shard_subsets
 from tdabench.experiment.components import Component, build, describe
 from tdabench.experiment.sections import BankSettings
 from tdabench.storage.files import hash_file
 from tdabench.storage.records import load_record, load_tensors, make_record
 
 SAME = ("settings", "bank", "seed", "stream")
-SubsetsOf = Callable[[BankSettings, int], range]
 
 
-def merge_shards(paths: Sequence[Path], subsets_of: SubsetsOf, *, dataset: Path, split: Path) -> Bank:
+def load_shards(paths: Sequence[Path]) -> Bank:
+    """Read all shards of one bank as they are judged: joined, once they are known to be of one recipe.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the shards don't belong together, or one is missing.
+    """
+    shards, records = _number(paths), {}
+    for number, path in shards.items():
+        records[number] = _load_shard_record(path)
+    _check_together(shards, records, build(BankSettings, records[min(records)]["bank"], where="bank"))
+    order = sorted(shards)
+    return Bank(
+        tensors=_join([load_tensors(shards[shard]) for shard in order]),
+        record={**records[order[0]], "shards": [records[shard] for shard in order]},
+    )
+
+
+def merge_shards(paths: Sequence[Path], *, dataset: Path, split: Path) -> Bank:
     """Merge all shards of one bank, whatever their order.
 
     Args:
         paths: Files of the stage ``retrain``, named by their numbers.
-        subsets_of: ``(settings, shard) -> subsets``.
         dataset: File of the stage ``dataset`` that they were made from.
         split: File of the stage ``split`` that they were made from.
 
@@ -37,7 +54,7 @@ def merge_shards(paths: Sequence[Path], subsets_of: SubsetsOf, *, dataset: Path,
     settings = build(BankSettings, first["bank"], where="bank")
     _check_together(shards, records, settings)
     tensors = [load_tensors(shards[shard]) for shard in range(settings.shards)]
-    _check_sizes(tensors, shards, [len(subsets_of(settings, shard)) for shard in range(settings.shards)])
+    _check_sizes(tensors, shards, [len(shard_subsets(settings, shard)) for shard in range(settings.shards)])
     files = {"dataset": dataset, "split": split}
     record = make_record(
         first["settings"],
@@ -53,8 +70,11 @@ def merge_shards(paths: Sequence[Path], subsets_of: SubsetsOf, *, dataset: Path,
         commits=sorted({str(record.get("commit")) for record in records.values()}),
         shards=[_without_import(records[shard]) for shard in sorted(shards)],
     )
-    merged = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
-    return make_bank(merged, record, tuning_queries=len(load_tensors(split)["tuning"]))
+    return make_bank(_join(tensors), record, tuning_queries=len(load_tensors(split)["tuning"]))
+
+
+def _join(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _number(paths: Sequence[Path]) -> dict[int, Path]:

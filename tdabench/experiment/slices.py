@@ -80,12 +80,8 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     cells = {"sizes": list(experiment.data.train_sizes), "repeats": experiment.repeats}
     methods = list(experiment.methods)
     return {
-        "evaluate": judged,
+        "judge": {**judged, "top": top, "methods": methods, "varied": list(experiment.varied_methods)},
         "pages": {},  # they show what is in the files of token scores
-        "diagnose": {},  # traces alone say how well a method drew
-        "grow": judged,
-        "compare": {**judged, "methods": methods, "varied": list(experiment.varied_methods)},
-        "agree": {**judged, "top": top, "methods": methods},
         "contrast": {**judged, **cells, "methods": list(experiment.removal_methods)},
         "detect": {**judged, **cells, "methods": methods},
         "report": {**cells, "methods": methods},

@@ -13,6 +13,7 @@ from tdabench.planning.jobs import cost_of
 # Without a measurement, and where it was too little, a retry asks for twice as much.
 DEFAULT_MINUTES, DEFAULT_MB = 60, 4000
 LEAST_MINUTES, LEAST_MB = 5, 1000
+Need = Callable[[Any, int], int]
 TIME_MARGIN, MEMORY_MARGIN = 2.0, 1.5
 
 
@@ -32,43 +33,39 @@ def megabytes(cost: dict[str, float] | None, attempt: int) -> int:
     return asked * 2 ** (attempt - 1)
 
 
-def needs_of(rule: str, need: str) -> Callable[..., int]:
-    """Make a resource function of the Snakefile.
+def needs_of(rule: str) -> dict[str, Need]:
+    """Make the resource functions of a rule: ``runtime`` in minutes, and ``mem_mb``."""
 
-    Args:
-        need: ``runtime`` (minutes) or ``mem_mb``.
-    """
-
-    def need_of(wildcards: Any, attempt: int) -> int:
+    def cost_at(wildcards: Any) -> tuple[dict[str, float] | None, float]:
         experiment = _load(f"experiments/{wildcards.experiment}.yaml")
         costs = measured_costs(experiment.name)
-        cost = None
-        if costs is not None and "train_size" in wildcards.keys():  # noqa: SIM118 (Snakemake's wildcards)
-            cost = cost_of(rule, experiment, costs, int(wildcards.train_size), getattr(wildcards, "method", None))
-        if need == "mem_mb":
-            return megabytes(cost, attempt)
-        return minutes(cost, 0.0 if costs is None else costs.start_seconds, attempt)
+        if costs is None:
+            return None, 0.0
+        if "train_size" not in wildcards.keys():  # noqa: SIM118 (Snakemake's wildcards)
+            return None, costs.start_seconds
+        method = getattr(wildcards, "method", None)
+        return cost_of(rule, experiment, costs, int(wildcards.train_size), method), costs.start_seconds
 
-    return need_of
+    return {
+        "mem_mb": lambda wildcards, attempt: megabytes(cost_at(wildcards)[0], attempt),
+        "runtime": lambda wildcards, attempt: minutes(*cost_at(wildcards), attempt),
+    }
 
 
-def scaling_needs_of(need: str) -> Callable[..., int]:
-    """Make a resource function of the rule that runs methods under limits: these are what it may take.
+def scaling_needs_of() -> dict[str, Need]:
+    """Make the resource functions of the rule that runs methods under limits: these are what it may take."""
 
-    Args:
-        need: ``runtime`` (minutes) or ``mem_mb``.
-    """
+    def memory(wildcards: Any, attempt: int) -> int:
+        limit = _load(f"experiments/{wildcards.experiment}.yaml").scaling.memory_gib
+        limit = DEFAULT_MB if limit is None else math.ceil(limit * 2**30 / 1e6)
+        return (limit + LEAST_MB) * 2 ** (attempt - 1)
 
-    def need_of(wildcards: Any, attempt: int) -> int:
+    def runtime(wildcards: Any, attempt: int) -> int:
         experiment = _load(f"experiments/{wildcards.experiment}.yaml")
-        scaling = experiment.scaling
-        if need == "mem_mb":
-            limit = DEFAULT_MB if scaling.memory_gib is None else math.ceil(scaling.memory_gib * 2**30 / 1e6)
-            return (limit + LEAST_MB) * 2 ** (attempt - 1)
-        runs = len(scaling.runs_at(wildcards.size, experiment.data.queries))
-        return math.ceil(runs * scaling.minutes + LEAST_MINUTES) * 2 ** (attempt - 1)
+        runs = len(experiment.scaling.runs_at(wildcards.size, experiment.data.queries))
+        return math.ceil(runs * experiment.scaling.minutes + LEAST_MINUTES) * 2 ** (attempt - 1)
 
-    return need_of
+    return {"mem_mb": memory, "runtime": runtime}
 
 
 def gpus_of(wildcards: Any) -> int:

@@ -9,6 +9,7 @@ import pandas as pd
 from tdabench.experiment.read import Experiment
 from tdabench.report.files import write_table
 from tdabench.report.repeats import add_rows_over_repeats
+from tdabench.storage.cell import cells_of
 from tdabench.storage.records import load_json
 
 GROWTH_COLUMNS = (
@@ -53,13 +54,11 @@ def write_growth(experiment: Experiment, folder: Path, over_repeats: Callable[..
 
 
 def _results(experiment: Experiment, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for repeat in range(experiment.repeats):
-        for size in experiment.data.train_sizes:
-            for method in experiment.methods:
-                result = load_json(folder / str(repeat) / str(size) / "growth" / f"{method}.json")
-                if result["traces"]:
-                    place = {"experiment": experiment.name, "repeat": repeat, "train_size": size, "method": method}
-                    yield place, result
+    for cell in cells_of(experiment, folder):
+        place = {"experiment": experiment.name, "repeat": cell.repeat, "train_size": cell.train_size}
+        for method, result in load_json(cell.judgement)["growth"].items():
+            if result["traces"]:
+                yield {**place, "method": method}, result
 
 
 def _complete(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -77,7 +76,7 @@ def _points(place: dict[str, Any], result: dict[str, Any]) -> list[dict[str, Any
 
 def _limit(place: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     if not result["growth"]:
-        return {**place, "note": result["record"]["status"]}
+        return {**place, "note": result["status"]}
     limit, last = result["limit"], result["points"][-1]
     numbers = {name: limit["interval"][name] for name in ("low", "high", "standard_error")}
     return {

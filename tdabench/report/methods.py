@@ -11,6 +11,7 @@ from tdabench.experiment.read import Experiment
 from tdabench.questions.lds.agreement_table import make_agreement_table, plot_agreement
 from tdabench.questions.properties.table import make_properties_latex, make_properties_markdown, make_properties_table
 from tdabench.report.files import write_figures, write_markdown, write_table
+from tdabench.storage.cell import cells_of
 from tdabench.storage.records import load_json, save_text
 
 
@@ -23,10 +24,9 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str], over
         over_repeats: ``(means of the repeats, confidence) -> interval``.
     """
     rows = [
-        {"experiment": experiment.name, "repeat": repeat, "train_size": size, **pair}
-        for repeat in range(experiment.repeats)
-        for size in experiment.data.train_sizes
-        for pair in load_json(folder / str(repeat) / str(size) / "agree" / "agreement.json")["pairs"]
+        {"experiment": experiment.name, "repeat": cell.repeat, "train_size": cell.train_size, **pair}
+        for cell in cells_of(experiment, folder)
+        for pair in load_json(cell.judgement)["agreement"]
     ]
     table = make_agreement_table(rows, lambda means: over_repeats(means, experiment.evaluation.confidence))
     write_table(folder, "agreement", table)

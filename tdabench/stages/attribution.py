@@ -1,213 +1,245 @@
-"""The stages that run a method."""
+"""The stages that run a method: calibrate it, sample a chain of it, score with it."""
 
-import argparse
 import contextlib
+import dataclasses
 import itertools
 import logging
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from tdabench.attributors.base import Calibrated, ChainAttributor, Diverged, Problem, Unsupported
+from tdabench.attributors.run import Attribution, run_attributor, run_calibration, run_chain, score_chains
 from tdabench.examples import Examples, num_examples
 from tdabench.experiment.components import Component, instantiate
+from tdabench.experiment.read import Experiment
+from tdabench.questions.diagnostics.stage import save_diagnosis
+from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
-from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from tdabench.attributors.base import Problem
-    from tdabench.attributors.run import Attribution
+from tdabench.storage.outcome import Outcome
+from tdabench.storage.records import load_json, load_record, load_tensors, save_json, save_tensors
+from tdabench.training.losses import losses_of
 
 logger = logging.getLogger(__name__)
+WHOLE = "whole"  # of a chain: its method is run as a whole
 
 
-def attribute(arguments: argparse.Namespace) -> None:
-    """Score every training example for every query with one method; where labels are planted, also for itself."""
-    from tdabench.attributors.base import Unsupported
+class Trial:
+    """One method of one cell: its settings, its stream of random numbers, and the problem that it is given."""
 
-    bench = Bench(arguments)
-    component = find_method(bench, arguments)
-    stream = stream_of(arguments)
-    details: dict[str, Any] = {"stream": stream, "method": component}
-    details["attributor"] = instantiate(component, f"methods.{arguments.method}")
-    try:
-        details["attributor"] = settle_method(details["attributor"], arguments)
-        attribution = _attribute(bench, arguments, details["attributor"], stream)
-        if arguments.calibration is not None:
-            attribution.cost.add_recorded(load_record(arguments.calibration).get("cost", {}))
-    except Unsupported as reason:
-        logger.warning("%s is not supported here: %s", arguments.method, reason)
-        save_tensors(arguments.output, {}, bench.record(arguments, None, status=f"unsupported: {reason}", **details))
-        return
-    status = "; ".join(["ok", *(f"warning: {message}" for message in attribution.warnings)])
-    record = bench.record(arguments, attribution.cost, status=status, **details)
-    num_queries = num_examples(bench.query)
-    tensors = {"scores": attribution.scores[:num_queries]}
-    if bench.planted is not None:
-        tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
-    save_tensors(arguments.output, tensors, record)
+    def __init__(self, experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
+        self.component = find_method(experiment, method)
+        self.bench = Bench(experiment, cell, machine)
+        self.cell, self.method = cell, method
+        self.own = instantiate(self.component, f"methods.{method}")
+        self.checkpoints = cell.checkpoints(experiment.checkpoints)
+        # The same one for a method's calibration, its chains and its scores.
+        self.stream: tuple[str | int, ...] = ("attribute", cell.repeat, cell.train_size, method)
+        self.calibration = [cell.calibration(method)] if experiment.has_calibration(method) else []
 
+    def settled(self) -> Any:
+        """Return the method with what its calibration found, where it says ``auto``.
 
-def sample(arguments: argparse.Namespace) -> None:
-    """Sample one chain of a method; the file is empty, and says why, if the method does not sample chains apart."""
-    from tdabench.attributors.base import ChainAttributor, Unsupported
-    from tdabench.attributors.run import run_chain
+        Raises:
+            Unsupported: If it could not be calibrated.
+        """
+        from tdabench.attributors.calibration.auto import apply_proposal, auto_settings
 
-    bench = Bench(arguments)
-    component = find_method(bench, arguments)
-    attributor = instantiate(component, f"methods.{arguments.method}")
-    stream = stream_of(arguments)
-    tensors, cost, status = {}, None, "whole"  # `attribute` runs such a method whole
-    if isinstance(attributor, ChainAttributor):
-        folder = f"{arguments.method}-{arguments.chain}"  # its own, since other chains may run at the same time
-        generator = make_generator(bench.experiment.seed, *stream)
+        if not self.calibration or not auto_settings(self.own):
+            return self.own
+        found = load_json(self.calibration[0])
+        _require_supported(Outcome.of(found["record"]))
+        return apply_proposal(self.own, found["proposed"])
+
+    def run(
+        self, attributor: Any, query: Examples, *, folder: str, stream: tuple[str | int, ...], first: int = 0
+    ) -> Any:
+        """Score with the method as a whole.
+
+        Args:
+            first: The checkpoint that is attributed.
+        """
+        problem = self.problem(query, workspace=make_workspace(self.cell, folder), first=first)
+        return run_attributor(attributor, problem, generator=self.generator(stream))
+
+    def problem(self, query: Examples, *, workspace: Path, first: int = 0) -> Problem:
+        """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
+        losses = losses_of(self.bench.train)
+        paths = [*self.checkpoints[first:], *self.checkpoints[:first]]
+        return Problem(
+            models=tuple(self.bench.load_model(path) for path in paths),
+            loss=losses.loss,
+            token_loss=losses.token_loss,
+            train=self.bench.train,
+            query=query,
+            reference=self.bench.reference,
+            workspace=workspace,
+        )
+
+    @contextlib.contextmanager
+    def lent_problem(self, query: Examples, *, folder: str) -> Iterator[Problem]:
+        """Make a problem whose workspace is gone afterwards, whatever happened."""
+        problem = self.problem(query, workspace=make_workspace(self.cell, folder))
         try:
-            attributor = settle_method(attributor, arguments)
-            with lend_problem(bench, arguments, query_of(bench), folder=folder) as problem:
-                tensors, cost = run_chain(attributor, problem, arguments.chain, generator=generator)
-            status = "ok"
+            yield problem
+        finally:
+            shutil.rmtree(problem.workspace)
+
+    def generator(self, stream: tuple[str | int, ...] | None = None) -> torch.Generator:
+        """Return the random numbers of a stream, the method's own if none is named."""
+        return make_generator(self.bench.experiment.seed, *(self.stream if stream is None else stream))
+
+    def record(self, cost: Any, outcome: Outcome | str, *inputs: Path, **details: Any) -> dict[str, Any]:
+        """Describe a result of this method."""
+        details = {"stream": self.stream, "method": self.component, "status": str(outcome), **details}
+        return self.bench.record(cost, *self.checkpoints, *self.calibration, *inputs, **details)
+
+
+def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
+    """Score every training example for every query with one method; where labels are planted, also for itself.
+
+    Beside the scores it says how well the method drew, if it keeps traces.
+
+    Args:
+        method: its key in the experiment file.
+    """
+    trial = Trial(experiment, cell, method, machine)
+    chains, attributor, attribution = cell.chains(method, experiment.num_chains(method)), trial.own, None
+    try:
+        attributor = trial.settled()
+        attribution = _attribute(trial, attributor, chains)
+    except Unsupported as reason:
+        logger.warning("%s is not supported here: %s", method, reason)
+        outcome = Outcome("unsupported", str(reason))
+    else:
+        outcome = Outcome.ok(attribution.warnings)
+        for path in trial.calibration:
+            attribution.cost.add_recorded(load_record(path).get("cost", {}))
+    cost = attribution and attribution.cost
+    tensors = {} if attribution is None else _tensors(trial.bench, attribution)
+    save_tensors(cell.scores(method), tensors, trial.record(cost, outcome, *chains, attributor=attributor))
+    save_diagnosis(cell, method)
+
+
+def sample(experiment: Experiment, cell: Cell, method: str, chain: int, machine: Machine) -> None:
+    """Sample one chain of a method; the file is empty, and says why, if the method does not sample chains apart.
+
+    Args:
+        method: its key in the experiment file.
+        chain: which one, from 0.
+    """
+    trial = Trial(experiment, cell, method, machine)
+    tensors, cost, outcome = {}, None, Outcome(WHOLE)
+    if isinstance(trial.own, ChainAttributor):
+        folder = f"{method}-{chain}"  # its own, since other chains may run at the same time
+        try:
+            attributor = trial.settled()
+            with trial.lent_problem(query_of(trial.bench), folder=folder) as problem:
+                tensors, cost = run_chain(attributor, problem, chain, generator=trial.generator())
+            outcome = Outcome()
         except Unsupported as reason:
-            status = f"unsupported: {reason}"
-    details = {"stream": stream, "chain": arguments.chain, "method": component, "status": status}
-    save_tensors(arguments.output, tensors, bench.record(arguments, cost, **details))
+            outcome = Outcome("unsupported", str(reason))
+    path = cell.chains(method, chain + 1)[chain]
+    save_tensors(path, tensors, trial.record(cost, outcome, chain=chain))
 
 
-def vary(arguments: argparse.Namespace) -> None:
+def vary(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
     """Score once more with one method, for other checkpoints and with other random numbers.
 
     The file has ``scores-C-R`` for checkpoint C and run R; those of checkpoint 0 and run 0 are ``attribute``'s.
-    """
-    from tdabench.attributors.base import Unsupported
 
-    bench = Bench(arguments)
-    component = find_method(bench, arguments)
-    if arguments.method not in bench.experiment.varied_methods:
+    Args:
+        method: its key in the experiment file.
+    """
+    if method in experiment.methods and method not in experiment.varied_methods:
         raise ValueError(
-            f"{arguments.experiment} does not vary {arguments.method}: it has no section variance, or the section's "
-            "methods leave it out."
+            f"{experiment.name} does not vary {method}: it has no section variance, or the section's methods leave it "
+            "out."
         )
-    variance = bench.experiment.variance
-    attributor = instantiate(component, f"methods.{arguments.method}")
-    base = ("vary", arguments.repeat, arguments.train_size, arguments.method)
-    folder = f"vary-{arguments.method}"  # its own, since `attribute` may run at the same time
-    scores, costs, status = {}, {}, "ok"
+    trial = Trial(experiment, cell, method, machine)
+    variance, base = experiment.variance, ("vary", cell.repeat, cell.train_size, method)
+    folder = f"vary-{method}"  # its own, since `attribute` may run at the same time
+    scores, costs, outcome = {}, {}, Outcome()
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
-            attributor = settle_method(attributor, arguments)
-            stream = (*base, first, run)
-            attribution = _run(bench, arguments, attributor, bench.query, folder=folder, stream=stream, first=first)
+            attributor, stream = trial.settled(), (*base, first, run)
+            attribution = trial.run(attributor, trial.bench.query, folder=folder, stream=stream, first=first)
         except Unsupported as reason:
-            status = f"unsupported: {reason}"
+            outcome = Outcome("unsupported", str(reason))
             break
         scores[f"scores-{first}-{run}"] = attribution.scores
         costs[f"{first}-{run}"] = attribution.cost.phases
-    details = {"method": component, "variance": variance, "status": status, "costs": costs}
-    save_tensors(arguments.output, scores, bench.record(arguments, None, stream=base, **details))
+    record = trial.record(None, outcome, stream=base, variance=variance, costs=costs)
+    save_tensors(cell.variations(method), scores, record)
 
 
-def find_method(bench: Bench, arguments: argparse.Namespace) -> Component:
-    """Return the method that the arguments name."""
-    if arguments.method not in bench.experiment.methods:
-        known = ", ".join(bench.experiment.methods)
-        raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
-    return bench.experiment.methods[arguments.method]
+def calibrate(
+    experiment: Experiment,
+    method: str,
+    machine: Machine,
+    repeat: int = 0,
+    train_size: int | None = None,
+    write: bool = False,
+) -> None:
+    """Find a method's settings that say ``auto``; or print what all that may say so could be, for a person.
+
+    Of the queries only the number counts.
+
+    Args:
+        method: its key in the experiment file.
+        repeat: which repetition (default: 0).
+        train_size: size of the attribution set (default: the first).
+        write: write the settings that say auto where the workflow reads them, instead of printing all.
+    """
+    from tdabench.attributors.calibration.auto import leave_to_calibration
+    from tdabench.attributors.calibration.text import describe_calibration
+
+    size = experiment.data.train_sizes[0] if train_size is None else train_size
+    cell = Cell(Path("results") / experiment.name, repeat, size)
+    find_method(experiment, method)
+    _require_files([cell.dataset, cell.split, *cell.checkpoints(experiment.checkpoints)])
+    trial = Trial(experiment, cell, method, machine)
+    trial.calibration = []  # it is what is made here
+    attributor, report, cost, outcome = trial.own, {"proposed": {}}, None, Outcome("nothing to calibrate")
+    if isinstance(attributor, Calibrated):
+        attributor = attributor if write else leave_to_calibration(attributor)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                problem = trial.problem(query_of(trial.bench), workspace=Path(folder))
+                report, cost = run_calibration(attributor, problem, generator=trial.generator())
+            outcome = Outcome()
+        except Unsupported as reason:
+            outcome = Outcome("unsupported", str(reason))
+    elif not write:
+        raise ValueError(f"{method} ({trial.component.path}) has no calibration: it has no method calibrate.")
+    if not write:
+        settings = {field.name: getattr(trial.own, field.name) for field in dataclasses.fields(trial.own)}
+        where = f"{method} of {experiment.name}, repeat {repeat}, {size:,} examples"
+        sys.stdout.write(f"{where}\n\n{describe_calibration(report, settings)}")
+        return
+    for sentence in report.get("warnings", ()):
+        logger.warning("%s: %s", method, sentence)
+    record = trial.record(cost, outcome, attributor=attributor)
+    save_json(cell.calibration(method), {"method": method, **report}, record)
 
 
-def stream_of(arguments: argparse.Namespace) -> tuple[str | int, ...]:
-    """Return the stream of a method's random numbers: the same for its calibration, its chains and its scores."""
-    return ("attribute", arguments.repeat, arguments.train_size, arguments.method)
-
-
-def _attribute(
-    bench: Bench, arguments: argparse.Namespace, attributor: Any, stream: tuple[str | int, ...]
-) -> "Attribution":
-    """Make scores of a method's chains where they were sampled apart, or run it whole."""
-    from tdabench.attributors.base import Unsupported
-    from tdabench.attributors.run import score_chains
-
-    records = [load_record(path) for path in arguments.chains]
-    for record in records:
-        kind, _, reason = record["status"].partition("unsupported: ")
-        if not kind:
-            raise Unsupported(reason)
-    if not records or any(record["status"] == "whole" for record in records):
-        return _run(bench, arguments, attributor, query_of(bench), folder=arguments.method, stream=stream)
-    problem = make_problem(bench, arguments, query_of(bench), workspace=_make_workspace(arguments, arguments.method))
-    attribution = score_chains(attributor, problem, [load_tensors(path) for path in arguments.chains])
-    for record in records:
-        attribution.cost.add_recorded(record["cost"])
-    return attribution
-
-
-def settle_method(attributor: Any, arguments: argparse.Namespace) -> Any:
-    """Return the method with what its calibration found, where it says ``auto``."""
-    from tdabench.attributors.base import Unsupported
-    from tdabench.attributors.calibration.auto import apply_proposal, auto_settings
-
-    wanted = auto_settings(attributor)
-    if not wanted:
-        return attributor
-    if arguments.calibration is None:
+def find_method(experiment: Experiment, method: str) -> Component:
+    """Return the method of a name."""
+    if method not in experiment.methods:
         raise ValueError(
-            f"methods.{arguments.method}.{wanted[0]} says auto: name the file of `tdabench calibrate` by --calibration."
+            f"There is no method {method} in {experiment.name}; there are {', '.join(experiment.methods)}."
         )
-    found = load_json(arguments.calibration)
-    kind, _, reason = found["record"]["status"].partition("unsupported: ")
-    if not kind:
-        raise Unsupported(reason)
-    return apply_proposal(attributor, found["proposed"])
-
-
-def _run(
-    bench: Bench,
-    arguments: argparse.Namespace,
-    attributor: Any,
-    query: Examples,
-    *,
-    folder: str,
-    stream: tuple[str | int, ...],
-    first: int = 0,
-) -> "Attribution":
-    from tdabench.attributors.run import run_attributor
-
-    problem = make_problem(bench, arguments, query, workspace=_make_workspace(arguments, folder), first=first)
-    return run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))
-
-
-def make_problem(
-    bench: Bench, arguments: argparse.Namespace, query: Examples, *, workspace: Path, first: int = 0
-) -> "Problem":
-    """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
-    from tdabench.attributors.base import Problem
-    from tdabench.training.losses import losses_of
-
-    losses = losses_of(bench.train)
-    paths = [*arguments.checkpoints[first:], *arguments.checkpoints[:first]]
-    return Problem(
-        models=tuple(bench.load_model(path) for path in paths),
-        loss=losses.loss,
-        token_loss=losses.token_loss,
-        train=bench.train,
-        query=query,
-        reference=bench.reference,
-        workspace=workspace,
-    )
-
-
-@contextlib.contextmanager
-def lend_problem(bench: Bench, arguments: argparse.Namespace, query: Examples, *, folder: str) -> Iterator["Problem"]:
-    """Make a problem whose workspace is gone afterwards, whatever happened."""
-    problem = make_problem(bench, arguments, query, workspace=_make_workspace(arguments, folder))
-    try:
-        yield problem
-    finally:
-        shutil.rmtree(problem.workspace)
+    return experiment.methods[method]
 
 
 def query_of(bench: Bench) -> Examples:
@@ -217,10 +249,58 @@ def query_of(bench: Bench) -> Examples:
     return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}
 
 
-def _make_workspace(arguments: argparse.Namespace, name: str) -> Path:
+def try_method(trial: Trial, attributor: Any, problem: Problem, generator: torch.Generator) -> tuple[Any, Outcome]:
+    """Run a method that may have no result: None then, and why."""
+    try:
+        attribution = run_attributor(attributor, problem, generator=generator)
+    except Unsupported as reason:
+        return None, Outcome("unsupported", str(reason))
+    except Diverged as reason:
+        return None, Outcome("diverged", str(reason))
+    return attribution, Outcome.ok(attribution.warnings)
+
+
+def make_workspace(cell: Cell, name: str) -> Path:
     """Make an empty folder for a method's scratch."""
-    folder = arguments.output.parent.parent / "workspace" / name
+    folder = cell.workspace(name)
     check_place(folder / "scores")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder.resolve()
+
+
+def _attribute(trial: Trial, attributor: Any, chains: list[Path]) -> Attribution:
+    """Make scores of a method's chains where they were sampled apart, or run it whole."""
+    records = [load_record(path) for path in chains]
+    outcomes = [Outcome.of(record) for record in records]
+    for outcome in outcomes:
+        _require_supported(outcome)
+    query = query_of(trial.bench)
+    if not records or any(outcome.kind == WHOLE for outcome in outcomes):
+        return trial.run(attributor, query, folder=trial.method, stream=trial.stream)
+    problem = trial.problem(query, workspace=make_workspace(trial.cell, trial.method))
+    attribution = score_chains(attributor, problem, [load_tensors(path) for path in chains])
+    for record in records:
+        attribution.cost.add_recorded(record["cost"])
+    return attribution
+
+
+def _tensors(bench: Bench, attribution: Attribution) -> dict[str, torch.Tensor]:
+    num_queries = num_examples(bench.query)
+    tensors = {"scores": attribution.scores[:num_queries]}
+    if bench.planted is not None:
+        tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
+    return tensors
+
+
+def _require_supported(outcome: Outcome) -> None:
+    if outcome.kind == "unsupported":
+        raise Unsupported(outcome.reason)
+
+
+def _require_files(paths: list[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"There is no {missing[0]}: `snakemake {' '.join(map(str, missing))}` makes what is missing."
+        )

@@ -1,6 +1,5 @@
 """What the stages with a model load: data, split, and how a model is made."""
 
-import argparse
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,24 @@ from tdabench.data.restore import restore_data
 from tdabench.data.text.rows import TextData
 from tdabench.examples import Examples, inputs_of
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.experiment.read import Experiment
 from tdabench.runtime.devices import choose_device
+from tdabench.runtime.machine import Machine
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_record, load_tensors, make_record
 
 
 class Bench:
     """What the stages with a model load: data, split, and how a model is made."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        torch.set_num_threads(arguments.threads)
-        self.experiment = load_experiment(arguments.experiment)
-        self.device = choose_device(arguments.device)
-        self.data = load_data(arguments.dataset)
-        self.pretrained = getattr(arguments, "pretrained", None)
-        self.split = load_tensors(arguments.split)
-        self.size = arguments.train_size
-        if self.size not in self.experiment.data.train_sizes:
-            sizes = ", ".join(map(str, self.experiment.data.train_sizes))
-            raise ValueError(f"There is no train_size {self.size} in {arguments.experiment}; there are {sizes}.")
+    def __init__(self, experiment: Experiment, cell: Cell, machine: Machine) -> None:
+        torch.set_num_threads(machine.threads)
+        self.experiment, self.cell, self.size = experiment, cell, cell.train_size
+        self.device = choose_device(machine.device)
+        self.data = load_data(cell.dataset)
+        self.split = load_tensors(cell.split)
         # A size that is added later runs on the split that is there.
-        pool, reference = len(self.split["pool"]), self.experiment.data.reference
+        pool, reference = len(self.split["pool"]), experiment.data.reference
         if pool < max(self.size, 0 if reference == "train" else reference):
             raise ValueError(
                 f"The split has {pool} examples, too few for train_size {self.size} and reference {reference}."
@@ -43,7 +39,7 @@ class Bench:
     @functools.cached_property
     def factory(self) -> "ModelFactory":
         """What makes the experiment's models."""
-        return ModelFactory(self.experiment, self.pretrained)
+        return ModelFactory(self.experiment, self.cell.root)
 
     @functools.cached_property
     def train(self) -> Examples:
@@ -93,7 +89,7 @@ class Bench:
         from tdabench.training.recipe import train as run_recipe
 
         model = self.factory.start(self.reference, generator=generator).to(self.device)
-        if self.pretrained is None:  # else `pretrain` looked
+        if self.experiment.pretraining is None:  # else `pretrain` looked
             require_room_for(model, self.data)
         recipe = self.experiment.training
         run_recipe(model, examples, recipe, generator=generator, warmup=self.warmup, description=description)
@@ -103,9 +99,14 @@ class Bench:
         """Load a checkpoint, in eval mode."""
         return self.factory.load(path, self.reference).to(self.device).eval()
 
-    def record(self, arguments: argparse.Namespace, cost: Any, **details: Any) -> dict[str, Any]:
-        """Describe a result of this bench."""
-        experiment: Experiment = self.experiment
+    def record(self, cost: Any, *inputs: Path, **details: Any) -> dict[str, Any]:
+        """Describe a result of this bench.
+
+        Args:
+            cost: What was measured; None if nothing was.
+            inputs: Files that it was made from, beside data, split and pretrained weights.
+        """
+        experiment = self.experiment
         settings = {
             "data": experiment.data,
             "model": experiment.model,
@@ -113,25 +114,17 @@ class Bench:
             "pretraining": experiment.pretraining,
             "train_size": self.size,
         }
-        calibration = getattr(arguments, "calibration", None)
-        inputs = [arguments.dataset, arguments.split]
-        inputs += [*getattr(arguments, "checkpoints", []), *getattr(arguments, "chains", [])]
-        others = (calibration, getattr(arguments, "pretrained", None), getattr(arguments, "scores", None))
-        inputs += [path for path in others if path]
-        return make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, **details)
+        files = [self.cell.dataset, self.cell.split, *inputs]
+        files += [] if experiment.pretraining is None else [self.cell.pretrained]
+        return make_record(settings, inputs=files, cost=cost, seed=experiment.seed, **details)
 
 
 class ModelFactory:
     """Makes an experiment's models: as training starts from them, and as they were trained."""
 
-    def __init__(self, experiment: Experiment, pretrained: Path | None) -> None:
-        if (experiment.pretraining is None) != (pretrained is None):
-            raise ValueError(
-                "The experiment has no pretraining: leave --pretrained out."
-                if pretrained
-                else f"{experiment.name} has pretraining: name the file of `tdabench pretrain` by --pretrained."
-            )
-        self.experiment, self.pretrained = experiment, pretrained
+    def __init__(self, experiment: Experiment, root: Path) -> None:
+        self.experiment = experiment
+        self.pretrained = None if experiment.pretraining is None else root / "pretrained.safetensors"
 
     @functools.cached_property
     def builder(self) -> Any:

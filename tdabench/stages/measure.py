@@ -1,6 +1,5 @@
 """The stage that measures, at small sizes, what the jobs of an experiment cost."""
 
-import argparse
 import contextlib
 import copy
 import ctypes
@@ -22,9 +21,10 @@ from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
 from tdabench.examples import Examples, batch_size_of
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.read import Experiment, load_experiment
-from tdabench.planning.costs import MEASURED_EPOCHS, QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
+from tdabench.experiment.read import Experiment
+from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, QUERY, TRAIN, Costs, Size, fit_costs, sizes_to_measure
 from tdabench.runtime.devices import choose_device
+from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import ModelFactory, load_data
@@ -37,27 +37,27 @@ logger = logging.getLogger(__name__)
 Measured = tuple[Size, dict[str, float]]
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Measure training and every method on few examples, and fit what they cost at other sizes."""
-    torch.set_num_threads(arguments.threads)
-    experiment = load_experiment(arguments.experiment)
-    if arguments.dataset is None:
-        data = instantiate(experiment.data.component, "data.options").load(arguments.data)
-    else:
-        data = load_data(arguments.dataset)
-    factory = ModelFactory(experiment, arguments.pretrained)
-    rig = _Rig(experiment, data, factory, choose_device(arguments.device), arguments.threads)
+def measure(experiment: Experiment, machine: Machine, data: Path = Path("data")) -> None:
+    """Measure training and every method on few examples, and fit what they cost at other sizes.
+
+    Args:
+        data: folder of the data, where there is no dataset yet (default: $TDABENCH_DATA, else data/).
+    """
+    torch.set_num_threads(machine.threads)
+    root = Path("results") / experiment.name
+    dataset, output = root / "dataset.safetensors", root / COSTS_FILE
+    inputs = [dataset] if dataset.is_file() else []
+    loaded = load_data(dataset) if inputs else instantiate(experiment.data.component, "data.options").load(data)
+    rig = _Rig(experiment, loaded, ModelFactory(experiment, root), choose_device(machine.device), machine.threads)
     settings = {"model": experiment.model, "training": experiment.training, "methods": experiment.methods}
-    finished = Finished(
-        arguments.output.with_name("finished.json"), experiment, threads=arguments.threads, device=str(rig.device)
-    )
+    where = {"threads": machine.threads, "device": str(rig.device)}
+    finished = Finished(output.with_name("finished.json"), experiment, **where)
     with measure_cost(rig.device) as cost:
         costs = measure_costs(rig, finished)
     for kind, problem in costs.problems.items():
         logger.warning("%s was not measured: %s", kind, problem)
-    inputs = [] if arguments.dataset is None else [arguments.dataset]
-    record = make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, threads=arguments.threads)
-    save_json(arguments.output, dataclasses.asdict(costs), record)
+    record = make_record(settings, inputs=inputs, cost=cost, seed=experiment.seed, threads=machine.threads)
+    save_json(output, dataclasses.asdict(costs), record)
     remove_file(finished.path)
 
 

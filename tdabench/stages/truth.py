@@ -1,52 +1,64 @@
 """The stages that make data, checkpoints and the bank."""
 
-import argparse
-import dataclasses
+import importlib
 import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from tdabench.cost import measure_cost
-from tdabench.data.base import ImageData, split_indices
+from tdabench.data.base import Data, ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.read import load_experiment
+from tdabench.experiment.read import Experiment
 from tdabench.experiment.scaling import models_of
-from tdabench.planning.costs import load_costs
-from tdabench.planning.jobs import num_shards
-from tdabench.questions.sweep.stage import check_points
+from tdabench.planning.jobs import settle_bank
+from tdabench.runtime.devices import choose_device
+from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench, load_data
+from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import hash_named_files
 from tdabench.storage.records import make_record, save_tensors
 
 logger = logging.getLogger(__name__)
 
 
-def dataset(arguments: argparse.Namespace) -> None:
-    """Load the dataset into one file, after every setting of the experiment has been checked."""
-    experiment = load_experiment(arguments.experiment)
+def dataset(experiment: Experiment, data: Path = Path("data")) -> None:
+    """Load the dataset into one file, after every setting of the experiment has been checked.
+
+    Args:
+        data: folder of the data (default: $TDABENCH_DATA, else data/).
+    """
     for name, method in experiment.methods.items():
         instantiate(method, f"methods.{name}")
-    check_points(experiment)
+    if experiment.sweep is not None:  # by name: an experiment that asks for none imports none of it
+        importlib.import_module("tdabench.questions.sweep.stage").check_points(experiment)
     for where, model in models_of(experiment).items():
         instantiate(model, where)
     source = instantiate(experiment.data.component, "data.options")
     with measure_cost() as cost:
-        data = source.load(arguments.data)
-    files = hash_named_files(experiment.data.component.settings, arguments.data)
-    record = make_record({"source": experiment.data.source, "options": source}, cost=cost, files=files, **data.details)
-    save_tensors(arguments.output, data.tensors(), record)
+        loaded = source.load(data)
+    files = hash_named_files(experiment.data.component.settings, data)
+    record = make_record(
+        {"source": experiment.data.source, "options": source}, cost=cost, files=files, **loaded.details
+    )
+    save_tensors(_root(experiment) / "dataset.safetensors", loaded.tensors(), record)
 
 
-def split(arguments: argparse.Namespace) -> None:
-    """Draw the attribution pool, the queries and the warm-up set of one repeat, and plant wrong labels."""
-    experiment = load_experiment(arguments.experiment)
-    data = load_data(arguments.dataset)
-    stream = ("split", arguments.repeat)
+def split(experiment: Experiment, repeat: int) -> None:
+    """Draw the attribution pool, the queries and the warm-up set of one repeat, and plant wrong labels.
+
+    Args:
+        repeat: which repetition, from 0.
+    """
+    cell = Cell(_root(experiment), repeat, 0)
+    data = load_data(cell.dataset)
+    stream = ("split", repeat)
     indices = split_indices(
-        data.sizes["train"],
-        data.sizes["test"],
-        experiment.data,
-        generator=make_generator(experiment.seed, *stream),
+        data.sizes["train"], data.sizes["test"], experiment.data, generator=make_generator(experiment.seed, *stream)
     )
     if experiment.data.mislabelled:
         if not isinstance(data, ImageData):
@@ -57,51 +69,106 @@ def split(arguments: argparse.Namespace) -> None:
             classes=data.train_labels.unique(),
             generator=make_generator(experiment.seed, *stream, "mislabelled"),
         )
-    record = make_record({"data": experiment.data}, inputs=[arguments.dataset], seed=experiment.seed, stream=stream)
-    save_tensors(arguments.output, indices, record)
+    record = make_record({"data": experiment.data}, inputs=[cell.dataset], seed=experiment.seed, stream=stream)
+    save_tensors(cell.split, indices, record)
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Train one checkpoint on the whole attribution set."""
+def pretrain(experiment: Experiment, machine: Machine, data: Path = Path("data")) -> None:
+    """Pretrain a model on the dataset's text for that, or take its published weights: only this job fetches them.
+
+    Args:
+        data: folder of the data (default: $TDABENCH_DATA, else data/).
+    """
+    from tdabench.models.causal_lm import describe
     from tdabench.models.states import read_state
 
-    bench = Bench(arguments)
-    stream = ("checkpoint", arguments.repeat, arguments.train_size, arguments.checkpoint)
+    torch.set_num_threads(machine.threads)
+    if experiment.pretraining is None:
+        raise ValueError(f"{experiment.name} has no section pretraining: there is nothing to do.")
+    dataset = _root(experiment) / "dataset.safetensors"
+    loaded, builder, device = load_data(dataset), instantiate(experiment.model, "model"), choose_device(machine.device)
+    with measure_cost(device) as cost:
+        if experiment.pretraining == "published":
+            model = builder.fetch(data)
+            require_room_for(model, loaded)
+        else:
+            model = _pretrain(experiment, loaded, builder, device)
+    settings = {"data": experiment.data, "model": experiment.model, "pretraining": experiment.pretraining}
+    details = {"seed": experiment.seed, "stream": ("pretrain",), "config": describe(model)}
+    record = make_record(settings, inputs=[dataset], cost=cost, **details)
+    save_tensors(_root(experiment) / "pretrained.safetensors", read_state(model), record)
+
+
+def train(experiment: Experiment, cell: Cell, checkpoint: int, machine: Machine) -> None:
+    """Train one checkpoint on the whole attribution set.
+
+    Args:
+        checkpoint: which one, from 0.
+    """
+    from tdabench.models.states import read_state
+
+    bench = Bench(experiment, cell, machine)
+    stream = ("checkpoint", cell.repeat, cell.train_size, checkpoint)
     with measure_cost(bench.device) as cost:
-        generator = make_generator(bench.experiment.seed, *stream)
-        model = bench.retrain(bench.train, generator, description=f"train checkpoint {arguments.checkpoint}")
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise ValueError(
-            f"Checkpoint {arguments.checkpoint} diverged: lower training.learning_rate "
-            f"({bench.experiment.training.learning_rate})."
-        )
-    save_tensors(arguments.output, read_state(model), bench.record(arguments, cost, stream=stream))
+        generator = make_generator(experiment.seed, *stream)
+        model = bench.retrain(bench.train, generator, description=f"train checkpoint {checkpoint}")
+    _require_finite(model, f"Checkpoint {checkpoint}", "training.learning_rate", experiment.training.learning_rate)
+    save_tensors(cell.checkpoint(checkpoint), read_state(model), bench.record(cost, stream=stream))
 
 
-def retrain(arguments: argparse.Namespace) -> None:
-    """Retrain on the subsets of one shard and keep every query's loss and margin."""
+def retrain(experiment: Experiment, cell: Cell, shard: int, machine: Machine) -> None:
+    """Retrain on the subsets of one shard and keep every query's loss and margin.
+
+    Args:
+        shard: which one, from 0.
+    """
     from tdabench.bank.retrain import fill_shard
     from tdabench.training.losses import losses_of
 
-    bench = Bench(arguments)
-    costs = None if arguments.costs is None else load_costs(arguments.costs)
-    bank = dataclasses.replace(bench.experiment.bank, shards=num_shards(bench.experiment, costs, bench.size))
-    stream = ("bank", arguments.repeat, arguments.train_size)
+    bench = Bench(experiment, cell, machine)
+    bank = settle_bank(experiment, cell.root, cell.train_size)
+    stream = ("bank", cell.repeat, cell.train_size)
     with measure_cost(bench.device) as cost:
-        shard = fill_shard(
+        tensors = fill_shard(
             bench.train,
             bench.query,
             bank,
-            shard=arguments.shard,
-            seed=bench.experiment.seed,
+            shard=shard,
+            seed=experiment.seed,
             stream=stream,
             retrain=bench.retrain,
             measure=losses_of(bench.query).loss_and_margin,
         )
-    diverged = int(shard["loss"].isnan().any(dim=2).sum())
+    diverged = int(tensors["loss"].isnan().any(dim=2).sum())
     if diverged:
-        logger.warning(
-            "%d of %d retrained models diverged; they are kept as NaN.", diverged, shard["loss"][..., 0].numel()
+        count = tensors["loss"][..., 0].numel()
+        logger.warning("%d of %d retrained models diverged; they are kept as NaN.", diverged, count)
+    record = bench.record(cost, stream=stream, bank=bank, diverged=diverged)
+    save_tensors(cell.bank(bank.shards)[shard], tensors, record)
+
+
+def _root(experiment: Experiment) -> Path:
+    return Path("results") / experiment.name
+
+
+def _pretrain(experiment: Experiment, data: Data, builder: Any, device: torch.device) -> nn.Module:
+    from tdabench.training.recipe import train
+
+    count = data.sizes.get("pretraining", 0)
+    if not count:
+        raise ValueError(
+            "The data have nothing for pretraining: give data.options a share for it (pretraining: 0.8), or set "
+            "pretraining: published to start from the model's own weights."
         )
-    record = bench.record(arguments, cost, stream=stream, bank=bank, diverged=diverged)
-    save_tensors(arguments.output, shard, record)
+    examples = data.examples("pretraining", torch.arange(count), device)
+    generator = make_generator(experiment.seed, "pretrain")
+    model = build_random(builder, examples, generator=generator).to(device)
+    require_room_for(model, data)
+    train(model, examples, experiment.pretraining, generator=generator, description="pretrain")
+    _require_finite(model, "Pretraining", "its learning_rate", experiment.pretraining.learning_rate)
+    return model
+
+
+def _require_finite(model: nn.Module, what: str, setting: str, value: float) -> None:
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError(f"{what} diverged: lower {setting} ({value}).")

@@ -1,74 +1,65 @@
 """How a method's LDS grows with its draws, and where it would end."""
 
-import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tdabench.bank.bank import Bank
+from tdabench.evaluation.lds import average_retrains
 from tdabench.experiment.read import Experiment
+from tdabench.questions.diagnostics.diagnose import DIVERGED
+from tdabench.questions.diagnostics.stage import load_traces
+from tdabench.questions.lds.extrapolation import extrapolate
+from tdabench.questions.lds.growth import estimated_rows, estimates_at_once, measure_growth
 from tdabench.seeds import make_generator
-from tdabench.stages.diagnosis import load_traces
+from tdabench.storage.cell import Cell
 from tdabench.storage.matrix import Rows
-from tdabench.storage.records import load_record, load_tensors, open_matrices
+from tdabench.storage.records import load_record, open_matrices
 
 Traces = dict[str, Tensor]
 
 
-def grow_from(arguments: argparse.Namespace, experiment: Experiment, path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the status, and the growth of the LDS with the draws in a file of traces if there is one."""
-    from tdabench.questions.lds.extrapolation import extrapolate
-    from tdabench.questions.lds.growth import estimates_at_once, measure_growth
+def grow_from(experiment: Experiment, cell: Cell, method: str, bank: Bank, scored: int) -> dict[str, Any]:
+    """Return the growth of a method's LDS with its draws, from the traces that it kept; ``growth`` says whether any.
 
-    torch.set_num_threads(1)
-    record, traces = load_record(path), load_traces(path, arguments.scores)
-    scored = len(load_tensors(arguments.split)["query"])
+    Nothing is run again.
+    """
+    path = cell.traces(method)
+    if not path.is_file():
+        return {"status": f"no growth: {method} keeps no traces", "traces": False, "growth": False}
+    status, content = _grow(experiment, cell, method, bank, scored)
+    return {"status": status, "traces": True, "growth": bool(content), **content}
+
+
+def _grow(experiment: Experiment, cell: Cell, method: str, bank: Bank, scored: int) -> tuple[str, dict[str, Any]]:
+    path, scores = cell.traces(method), cell.scores(method)
+    record, traces = load_record(path), load_traces(path, scores)
     if not record.get("markov", True):
         return "no growth: the draws are laid out as a whole, so that the first of them are no smaller design", {}
     train, query = _converged(traces["train"], traces["query"])
-    truth = _load_truth(arguments, scored)
+    truth = average_retrains(bank.masks, bank.loss)
+    truth = dataclasses.replace(truth, losses=truth.losses[:, :scored])
     at_once = estimates_at_once(query, train, truth, experiment.evaluation)
-    estimate = _find_estimate(query, train, open_matrices(arguments.scores)["scores"], at_once)
+    estimate = _find_estimate(query, train, open_matrices(scores)["scores"], at_once)
     if estimate is None:
         return "no growth: the scores are neither the covariance nor the correlation of the traces", {}
-    generators = (
-        make_generator(experiment.seed, "bootstrap", arguments.repeat, arguments.train_size) for _ in range(2)
-    )  # as `evaluate` has it: the last point is the table's
+    stream = ("bootstrap", cell.repeat, cell.train_size)  # that of the LDS: the last point is the table's
     asked = (query[..., :scored], train, estimate, truth, experiment.evaluation)
-    points = measure_growth(*asked, generator=next(generators))
-    limit = extrapolate(*asked, generator=next(generators))
-    spent = _Spent(traces, load_record(arguments.scores))
-    return "ok", {
-        "chains": traces["train"].shape[0],
-        "queries": scored,
-        "points": [
-            {
-                "draws": one.draws,
-                **dataclasses.asdict(one.interval),
-                "nan_queries": one.nan_queries,
-                **spent.at(one.draws),
-            }
-            for one in points
-        ],
-        "limit": dataclasses.asdict(limit),
-    }
-
-
-def _load_truth(arguments: argparse.Namespace, scored: int) -> Any:
-    from tdabench.evaluation.lds import average_retrains
-
-    shards = [load_tensors(path) for path in arguments.bank]
-    masks, losses = (torch.cat([shard[name] for shard in shards]) for name in ("masks", "loss"))
-    truth = average_retrains(masks, losses)
-    return dataclasses.replace(truth, losses=truth.losses[:, :scored])
+    points = measure_growth(*asked, generator=make_generator(experiment.seed, *stream))
+    limit = extrapolate(*asked, generator=make_generator(experiment.seed, *stream))
+    spent = _Spent(traces, load_record(scores))
+    rows = [
+        {"draws": one.draws, **dataclasses.asdict(one.interval), "nan_queries": one.nan_queries, **spent.at(one.draws)}
+        for one in points
+    ]
+    found = {"chains": traces["train"].shape[0], "queries": scored, "points": rows, "limit": dataclasses.asdict(limit)}
+    return "ok", found
 
 
 def _converged(train: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
     """Leave out the chains that the scores leave out."""
-    from tdabench.questions.diagnostics.diagnose import DIVERGED
-
     kept = (train.abs() < DIVERGED).all(dim=(1, 2)) & (query.abs() < DIVERGED).all(dim=(1, 2))
     return train[kept], query[kept]
 
@@ -76,7 +67,6 @@ def _converged(train: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
 def _find_estimate(query: Tensor, train: Tensor, scores: Rows, at_once: int) -> Any:
     """Return the function of the traces that makes the scores; None if no known one does."""
     from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
-    from tdabench.questions.lds.growth import estimated_rows
 
     if min(query.shape[:2]) < 1 or query.shape[1] < 2:
         return None

@@ -14,6 +14,7 @@ from tdabench.report.comparisons import describe_ranking, find_tied, make_compar
 from tdabench.report.figures import plot_lds, plot_lds_by_repeat
 from tdabench.report.files import write_figures, write_markdown, write_table
 from tdabench.report.methods import write_paper_tables
+from tdabench.storage.cell import Cell, cells_of
 from tdabench.storage.records import load_json
 
 
@@ -34,14 +35,15 @@ def write_lds(
     Returns:
         The methods, best first, and the text for a terminal.
     """
+    judgements = {cell: load_json(cell.judgement) for cell in cells_of(experiment, folder)}
     rows = [
-        _lds_row(experiment, folder, repeat, size, method)
-        for repeat in range(experiment.repeats)
-        for size in experiment.data.train_sizes
+        _lds_row(experiment, cell, judgement, method)
+        for cell, judgement in judgements.items()
         for method in experiment.methods
     ]
     lds = make_lds_table(rows, _rows_over_repeats(experiment, rows, over_repeats))
-    compared = _compare(experiment, folder, compare_repeats, over_repeats)
+    comparisons = {(cell.repeat, cell.train_size): one["comparison"] for cell, one in judgements.items()}
+    compared = make_comparison_tables(experiment.name, comparisons, compare_repeats, over_repeats)
     ranked = summarise(lds, cost)
     for name, table in {"lds": lds, **compared}.items():
         write_table(folder, name, table)
@@ -66,28 +68,16 @@ def _list_warnings(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _compare(
-    experiment: Experiment, folder: Path, compare_repeats: Callable[..., Any], over_repeats: Callable[..., Any]
-) -> dict[str, pd.DataFrame]:
-    comparisons = {
-        (repeat, size): load_json(folder / str(repeat) / str(size) / "compare" / "comparison.json")
-        for repeat in range(experiment.repeats)
-        for size in experiment.data.train_sizes
-    }
-    return make_comparison_tables(experiment.name, comparisons, compare_repeats, over_repeats)
-
-
-def _lds_row(experiment: Experiment, folder: Path, repeat: int, size: int, method: str) -> dict[str, Any]:
-    result = load_json(folder / str(repeat) / str(size) / "lds" / f"{method}.json")
-    diagnosis = folder / str(repeat) / str(size) / "diagnose" / f"{method}.json"
-    status = add_warning(result["record"]["status"], diagnosis)
+def _lds_row(experiment: Experiment, cell: Cell, judgement: dict[str, Any], method: str) -> dict[str, Any]:
+    result = judgement["lds"][method]
+    status = add_warning(judgement["statuses"][method], cell.diagnosis(method))
     if result.get("diverged_retrains"):
         status += f"; {result['diverged_retrains']} retrained models diverged and are left out"
     numbers = {key: result.get(key) for key in ("low", "high", "standard_error", "queries", "nan_queries", "ceiling")}
     return {
         "experiment": experiment.name,
-        "repeat": repeat,
-        "train_size": size,
+        "repeat": cell.repeat,
+        "train_size": cell.train_size,
         "method": method,
         "lds": result["mean"],
         **numbers,

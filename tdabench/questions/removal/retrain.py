@@ -1,57 +1,17 @@
 """Models retrained without the examples that a method calls most helpful for a query, and the arms beside them."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.bank.retrain import Measure, Retrain, measure_queries
+from tdabench.bank.subsets import align_arms, draw_matched, most_helpful
 from tdabench.examples import Examples, device_of, num_examples, take
 from tdabench.experiment.sections import RemovalSettings
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 
 Stream = tuple[str | int, ...]
-
-
-def most_helpful(scores: Float[Tensor, " train"], count: int) -> Int[Tensor, " removed"]:
-    """Choose the examples with the highest scores, best first; of equal ones, those that come first.
-
-    Raises:
-        ValueError: If nothing would be left, or nothing is removed.
-    """
-    if not 0 < count < len(scores):
-        raise ValueError(f"Of {len(scores)} examples, 1 to {len(scores) - 1} can be removed, got {count}.")
-    return scores.sort(descending=True, stable=True).indices[:count]
-
-
-def draw_matched(
-    removed: Int[Tensor, " removed"], labels: Int[Tensor, " train"], *, generator: torch.Generator
-) -> Int[Tensor, " removed"]:
-    """Draw as many examples with the same labels, uniformly from all that have them, the removed ones included.
-
-    Without that, a method would look good by finding the query's class, which needs no attribution.
-    """
-    drawn = []
-    for label, count in zip(*labels[removed].unique(return_counts=True), strict=True):
-        same = (labels == label).nonzero().flatten()
-        drawn.append(same[torch.randperm(len(same), generator=generator)[:count]])
-    return torch.cat(drawn)
-
-
-def align_arms(
-    removed: Int[Tensor, " removed"], matched: Int[Tensor, " removed"], labels: Int[Tensor, " train"]
-) -> tuple[Int[Tensor, " kept"], Int[Tensor, " kept"]]:
-    """Return what each of two arms keeps, in orders that agree wherever both keep the same example.
-
-    Where they differ, they have examples of the same label. With the same seed both arms then see the same batches but
-    for the exchanged examples, so that their difference is the removal's and not the order's.
-    """
-    gone = torch.zeros(2, len(labels), dtype=torch.bool)
-    gone[0, removed], gone[1, matched] = True, True
-    both = (~gone.any(dim=0)).nonzero().flatten()
-    only_first, only_second = ((gone[other] & ~gone[arm]).nonzero().flatten() for arm, other in ((0, 1), (1, 0)))
-    by_label = [only[labels[only].sort(stable=True).indices] for only in (only_first, only_second)]
-    return torch.cat([both, by_label[0]]), torch.cat([both, by_label[1]])
 
 
 def remove_most_helpful(

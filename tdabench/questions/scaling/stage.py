@@ -1,63 +1,117 @@
-"""The stage that measures what a method costs at a size of the model."""
+"""The stages of cost against model size: measure a method at a size; fit, and predict what was not run."""
 
-import argparse
 import contextlib
 import dataclasses
+import itertools
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor
 
 from tdabench.examples import Examples, inputs_of, num_examples, take
 from tdabench.experiment.components import Component, instantiate
-from tdabench.experiment.read import Experiment, load_experiment
+from tdabench.experiment.read import Experiment
 from tdabench.experiment.scaling import ScalingSettings, model_at
+from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
 from tdabench.runtime.limits import OutOfMemory, run_limited
+from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench, build_random, require_room_for
+from tdabench.stages.attribution import find_method
+from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
+from tdabench.storage.outcome import Outcome
 from tdabench.storage.provenance import name_device
-from tdabench.storage.records import load_tensors, make_record, save_json
+from tdabench.storage.records import load_json, load_tensors, make_record, save_json
 
 logger = logging.getLogger(__name__)
+
+Sizes = dict[tuple[str, str], tuple[int, int]]
 
 # Queries with which a method's libraries and the device's kernels are warmed up, outside of what is measured.
 WARM_UP = 2
 
 
-def scale(arguments: argparse.Namespace) -> None:
+def scale(experiment: Experiment, method: str, size: str, machine: Machine, data: Path = Path("data")) -> None:
     """Measure a method at a size of the model, each run in a process of its own; out of time or memory is a result.
 
     After a run that was out of something, the others are not tried: they would be too.
+
+    Args:
+        method: its key in the experiment file.
+        size: of the model, one of scaling.sizes.
+        data: folder of the data (default: $TDABENCH_DATA, else data/).
     """
-    experiment = load_experiment(arguments.experiment)
-    scaling, component = require_scaling(experiment), experiment.methods.get(arguments.method)
-    if component is None:
-        known = ", ".join(experiment.methods)
-        raise ValueError(f"There is no method {arguments.method} in {arguments.experiment}; there are {known}.")
-    model = model_at(experiment, arguments.size)
-    check_place(arguments.output)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    scaling, component = require_scaling(experiment), find_method(experiment, method)
+    model, root = model_at(experiment, size), Path("results") / experiment.name
+    cell, output = Cell(root, 0, experiment.data.train_sizes[0]), root / "scale" / f"{method}-{size}.json"
+    check_place(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    job = _Job(experiment=experiment, cell=cell, method=method, size=size, machine=machine, data=data)
     runs: list[dict[str, Any]] = []
-    for queries, repeat in scaling.runs_at(arguments.size, experiment.data.queries):
+    for queries, repeat in scaling.runs_at(size, experiment.data.queries):
         place = {"queries": queries, "repeat": repeat}
-        if runs and not runs[-1]["status"].startswith("ok"):
-            status = f"not run: {runs[-1]['status'].removeprefix('not run: ')}"
-            runs.append({**place, "status": status})
+        before = Outcome.of(runs[-1]) if runs else Outcome()
+        if not before.is_ok:
+            runs.append({**place, "status": f"not run: {str(before).removeprefix('not run: ')}"})
             continue
-        runs.append({**place, **_run_apart(arguments, scaling, queries, repeat)})
-        logger.info("%s at %s, %d queries: %s", arguments.method, arguments.size, queries, runs[-1]["status"])
+        runs.append({**place, **_run_apart(job, scaling, queries, repeat, output.parent)})
+        logger.info("%s at %s, %d queries: %s", method, size, queries, runs[-1]["status"])
     settings = {"data": experiment.data, "model": model, "method": component, "scaling": scaling}
-    inputs = [arguments.dataset, arguments.split]
     devices = [run["device"] for run in runs if "device" in run]
-    details = {"seed": experiment.seed, "stream": _stream(arguments.method), "device": devices[0] if devices else None}
-    record = make_record(settings, inputs=inputs, threads=arguments.threads, **details)
-    save_json(arguments.output, {"size": arguments.size, "method": arguments.method, "runs": runs}, record)
+    details = {"seed": experiment.seed, "stream": _stream(method), "device": devices[0] if devices else None}
+    record = make_record(settings, inputs=[cell.dataset, cell.split], threads=machine.threads, **details)
+    save_json(output, {"size": size, "method": method, "runs": runs}, record)
+
+
+def project(experiment: Experiment) -> None:
+    """Fit cost against size, predict the sizes that were not run, and find the break-even queries."""
+    from tdabench.questions.scaling.report import make_scaling_table, write_scaling
+
+    torch.set_num_threads(1)
+    root = Path("results") / experiment.name
+    scaling, confidence = require_scaling(experiment), experiment.evaluation.confidence
+    dataset = root / "dataset.safetensors"
+    sizes = _count_all(experiment, dataset)
+    files = {
+        (method, size): root / "scale" / f"{method}-{size}.json"
+        for method, size in itertools.product(experiment.methods, scaling.names)
+    }
+    rows = [row for (method, size), path in files.items() for row in _rows(experiment, method, size, sizes, path)]
+    table = make_scaling_table(rows)
+    unseen = [
+        {"method": method, "size": size, **_columns(sizes[method, size])}
+        for method, size in sizes
+        if size not in scaling.names
+    ]
+    settings = {"queries": experiment.data.queries, "draws": scaling.draws, "confidence": confidence}
+    tables = {
+        "scaling": table,
+        "scaling_fits": fit_costs(table, **settings),
+        "scaling_predictions": predict_costs(table, pd.DataFrame(unseen), **settings),
+        "break_even": break_evens(table, draws=scaling.draws),
+    }
+    record = make_record({"scaling": scaling, "data": experiment.data}, inputs=[dataset, *files.values()])
+    sys.stdout.write(write_scaling(experiment, root, tables, record))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is measured; it travels to the process that is limited."""
+
+    experiment: Experiment
+    cell: Cell
+    method: str
+    size: str
+    machine: Machine
+    data: Path
 
 
 def require_scaling(experiment: Experiment) -> ScalingSettings:
@@ -71,20 +125,20 @@ def require_scaling(experiment: Experiment) -> ScalingSettings:
     return experiment.scaling
 
 
-def _run_apart(arguments: argparse.Namespace, scaling: ScalingSettings, queries: int, repeat: int) -> dict[str, Any]:
+def _run_apart(job: _Job, scaling: ScalingSettings, queries: int, repeat: int, beside: Path) -> dict[str, Any]:
     memory = None if scaling.memory_gib is None else round(scaling.memory_gib * 2**30)
     # Beside the result and not where the system keeps scratch: factors may take many GiB.
-    with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=".workspace-") as folder:
-        outcome = run_limited(
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".workspace-") as folder:
+        ended = run_limited(
             measure_run,
-            *(arguments, queries, repeat, Path(folder).resolve()),
+            *(job, queries, repeat, Path(folder).resolve()),
             seconds=60.0 * scaling.minutes,
             memory_bytes=memory,
         )
-    return {"status": outcome.status} if outcome.value is None else outcome.value
+    return {"status": ended.status} if ended.value is None else ended.value
 
 
-def measure_run(arguments: argparse.Namespace, queries: int, repeat: int, workspace: Path) -> dict[str, Any]:
+def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[str, Any]:
     """Run a method once and return what it cost; called in a process of its own.
 
     Raises:
@@ -94,14 +148,14 @@ def measure_run(arguments: argparse.Namespace, queries: int, repeat: int, worksp
     from tdabench.attributors.run import run_attributor
     from tdabench.training.losses import losses_of
 
-    experiment = load_experiment(arguments.experiment)
-    bench = Bench(argparse.Namespace(**vars(arguments), train_size=experiment.data.train_sizes[0]))
-    attributor = instantiate(experiment.methods[arguments.method], f"methods.{arguments.method}")
+    experiment, method = job.experiment, job.method
+    bench = Bench(experiment, job.cell, job.machine)
+    attributor = instantiate(experiment.methods[method], f"methods.{method}")
     base = psutil.Process().memory_info().rss
     losses = losses_of(bench.train)
     with _device_memory_told():
         problem = Problem(
-            models=(_make_model(bench, arguments),),
+            models=(_make_model(bench, job),),
             loss=losses.loss,
             token_loss=losses.token_loss,
             train=bench.train,
@@ -112,7 +166,7 @@ def measure_run(arguments: argparse.Namespace, queries: int, repeat: int, worksp
         losses.loss(problem.models[0], take(bench.query, slice(0, WARM_UP))).sum().backward()
         problem.models[0].zero_grad(set_to_none=True)
         try:
-            generator = make_generator(experiment.seed, *_stream(arguments.method), repeat)
+            generator = make_generator(experiment.seed, *_stream(method), repeat)
             attribution = run_attributor(attributor, problem, generator=generator)
         except Unsupported as reason:
             return {"status": f"unsupported: {reason}"}
@@ -122,7 +176,7 @@ def measure_run(arguments: argparse.Namespace, queries: int, repeat: int, worksp
             return {"status": f"out of disk: {reason}"}
     phases = {name: dataclasses.asdict(part) for name, part in attribution.cost.phases.items()}
     return {
-        "status": "; ".join(["ok", *(f"warning: {message}" for message in attribution.warnings)]),
+        "status": str(Outcome.ok(attribution.warnings)),
         "device": name_device(bench.device),
         "base_host_bytes": base,
         "phases": phases,
@@ -153,10 +207,33 @@ def count_parameters(experiment: Experiment, model: Component, method: str, exam
     return total, attributor.count_tracked(problem)
 
 
-def _make_model(bench: Bench, arguments: argparse.Namespace) -> torch.nn.Module:
-    builder = instantiate(model_at(bench.experiment, arguments.size), "model")
+def _count_all(experiment: Experiment, dataset: Path) -> Sizes:
+    """Count the parameters at every size, run or predicted: all, and those that each method looks at."""
+    examples = load_data(dataset).examples("train", torch.arange(2))
+    scaling = experiment.scaling
+    return {
+        (method, size): count_parameters(experiment, model_at(experiment, size), method, examples)
+        for method, size in itertools.product(experiment.methods, (*scaling.names, *map(str, scaling.predict)))
+    }
+
+
+def _columns(counts: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("parameters", "tracked_parameters"), counts, strict=True))
+
+
+def _rows(experiment: Experiment, method: str, size: str, sizes: Sizes, path: Path) -> Iterator[dict[str, Any]]:
+    """Return a row a run and phase; one row for a run that there is no cost of."""
+    for run in load_json(path)["runs"]:
+        place = {"experiment": experiment.name, "method": method, "size": size, **_columns(sizes[method, size])}
+        run = {**run, **place}
+        for name, part in run.pop("phases", {"score": {}}).items():
+            yield {**run, "phase": name, **part}
+
+
+def _make_model(bench: Bench, job: _Job) -> torch.nn.Module:
+    builder = instantiate(model_at(bench.experiment, job.size), "model")
     if bench.experiment.pretraining == "published":
-        model = builder.fetch(arguments.data)
+        model = builder.fetch(job.data)
     else:
         generator = make_generator(bench.experiment.seed, "scale", "model")
         model = build_random(builder, bench.reference, generator=generator)

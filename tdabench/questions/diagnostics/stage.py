@@ -1,34 +1,37 @@
-"""How well a method drew, from the traces that it kept."""
+"""How well a method drew, from the traces that it kept: told where the draws are made."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
+from tdabench.questions.diagnostics.coefficients import learning_coefficients, singular_fluctuations
+from tdabench.questions.diagnostics.diagnose import diagnose_traces, find_converged
+from tdabench.storage.cell import Cell
+from tdabench.storage.outcome import Outcome
+from tdabench.storage.records import load_record, load_tensors, make_record, open_matrices, save_json, save_tensors
 
-from tdabench.storage.records import load_record, load_tensors, open_matrices
 
+def save_diagnosis(cell: Cell, method: str) -> None:
+    """Diagnose the chains of a method from the traces that it kept; say so if it kept none. Nothing is run again.
 
-def diagnose_traces_of(scores: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return what is kept of a method's chains as tensors, the diagnosis, and the settings for the record.
-
-    Args:
-        path: File of the traces.
+    Beside the JSON file comes one of tensors: what single examples' losses say, and the loss along each chain.
     """
-    from tdabench.questions.diagnostics.diagnose import diagnose_traces
-
-    torch.set_num_threads(1)
-    scores_record = load_record(scores)
-    traces = load_traces(path, scores)
-    inverse_temperature = _inverse_temperature(scores_record)
-    diagnosis = diagnose_traces(
-        traces["train"],
-        traces["query"],
-        markov=load_record(path).get("markov", True),
-        inverse_temperature=inverse_temperature,
-        **{name: traces.get(name) for name in ("train_checkpoint", "distance", "draw_step")},
-    )
-    tensors = {**_series(traces), **_coefficients(traces, inverse_temperature)}
-    return tensors, diagnosis, {"method": scores_record.get("attributor")}
+    scores, path = cell.scores(method), cell.traces(method)
+    record, tensors, content, inputs = load_record(scores), {}, {}, [scores]
+    status = f"no traces: {method} keeps none"
+    if Outcome.of(record).is_ok and path.is_file():
+        traces, inputs, status = load_traces(path, scores), [scores, path], record["status"]
+        inverse_temperature = _inverse_temperature(record)
+        content = diagnose_traces(
+            traces["train"],
+            traces["query"],
+            markov=load_record(path).get("markov", True),
+            inverse_temperature=inverse_temperature,
+            **{name: traces.get(name) for name in ("train_checkpoint", "distance", "draw_step")},
+        )
+        tensors = {**_series(traces), **_coefficients(traces, inverse_temperature)}
+    made = make_record({"method": record.get("attributor")}, inputs=inputs, status=status)
+    save_tensors(cell.diagnosis(method).with_suffix(".safetensors"), tensors, made)
+    save_json(cell.diagnosis(method), {"method": method, "traces": bool(content), **content}, made)
 
 
 def _series(traces: dict[str, Any]) -> dict[str, Any]:
@@ -41,9 +44,6 @@ def _series(traces: dict[str, Any]) -> dict[str, Any]:
 
 def _coefficients(traces: dict[str, Any], inverse_temperature: float | None) -> dict[str, Any]:
     """Return every example's learning coefficient and singular fluctuation, if the traces can tell them."""
-    from tdabench.questions.diagnostics.coefficients import learning_coefficients, singular_fluctuations
-    from tdabench.questions.diagnostics.diagnose import find_converged
-
     converged, found = find_converged(traces["train"], traces["query"]), {}
     if inverse_temperature is None or not converged.any() or traces["train"].shape[1] < 2:
         return found
