@@ -1,6 +1,7 @@
 """The README and the pages of docs/: their examples run, their numbers are the tables', and what they name exists."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_the_method_in_the_readme_is_short_and_the_guide_has_the_same():
 
 def test_the_readme_is_a_page():
     assert len(README.splitlines()) <= 120
+
+
+def test_every_page_of_the_docs_has_a_place_in_the_site():
+    placed = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+    assert sorted(f"docs/{path}" for path in placed) == sorted(set(PAGES) - {"README.md"})
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path]
+
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert built.returncode == 0, built.stderr
 
 
 def test_the_sections_for_text_in_the_guide_make_an_experiment(tmp_path):
