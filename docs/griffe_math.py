@@ -22,5 +22,5 @@ class Formulas(griffe.Extension):
 def _display(found: re.Match[str]) -> str:
     formula = f"{found['first'].strip()}\n{textwrap.dedent(found['rest'])}".strip()
     if "&" in formula:
-        formula = f"\\begin{{aligned}}\n{formula}\n\\end{{aligned}}"
+        formula = f"\\begin{{align*}}\n{formula}\n\\end{{align*}}"
     return textwrap.indent(f"\n$$\n{formula}\n$$\n", found["indent"])

@@ -1,14 +1,17 @@
-"""Let pages link to files outside docs/, such as the figures in results/: the site gets copies of them."""
+"""What the site needs of the pages: copies of the files outside docs/ that they link to, and formulas as MathML."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 # What is copied lies below this folder of the site, at its path in the repository.
 PLACE = "repository"
+FORMULA = re.compile(r"\\(?P<kind>[\[(])(?P<tex>.*?)\\[\])](?=</(?:span|div)>)", re.DOTALL)
 LINK = re.compile(r"\]\((?P<up>(?:\.\./)+)(?P<target>[^)#\s]+)")
 
 
@@ -25,6 +28,15 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Point links outside docs/ to the copies."""
     return LINK.sub(lambda link: _redirect(page.file.src_uri, link), markdown)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
+    """Write formulas as MathML, which browsers show without a script and without a network."""
+    return FORMULA.sub(_as_mathml, content)
+
+
+def _as_mathml(formula: re.Match[str]) -> str:
+    return convert(html.unescape(formula["tex"]), display="block" if formula["kind"] == "[" else "inline")
 
 
 def _redirect(source: str, link: re.Match[str]) -> str:
