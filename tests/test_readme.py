@@ -22,7 +22,7 @@ EXPERIMENTS = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
 every_page = pytest.mark.parametrize("page", PAGES)
 
 # An estimate with its interval, or with its standard error.
-INTERVAL = re.compile(r"(-?\d\.\d+) \((-?\d\.\d+) to (-?\d\.\d+)\)")
+INTERVAL = re.compile(r"(-?\d\.\d+) \((-?\d\.\d+) to (-?\d\.\d+)[);]")
 ERROR = re.compile(r"(-?\d\.\d+) ± (\d\.\d+)")
 # Columns of the tables that stand together: an estimate and its bounds, or its standard error.
 PAIRS = ("", "bootstrap_", "ceiling_", "agreement_", "oracle_", "share_", "rank_", "overlap_")
