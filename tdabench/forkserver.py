@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 VARIABLE = "TDABENCH_FORKSERVER"
 # What most jobs import; nothing of this package, and nothing that starts a thread (pandas does). The first before any
 # job is begun, the others while none is asked for.
-PRELOADED = ("torch", "safetensors.torch", "scipy.special", "yaml", "kronfluence.analyzer", "scipy.stats")
+PRELOADED = ("torch", "torch._dynamo", "safetensors.torch", "scipy.special", "yaml", "kronfluence.analyzer", "scipy.stats")
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS_BYTES = 4
