@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.storage.files import hash_named_files
 from tdabench.forkserver import start as start_forkserver
 from tdabench.planning.jobs import num_shards
@@ -30,7 +31,7 @@ def settings_of(stage):
         experiment = load_experiment(f"experiments/{name}.yaml")
         if shards:
             experiment = replace(experiment, bank=replace(experiment.bank, shards=shards))
-        return experiment.stage_settings(stage, method, point, size)
+        return stage_settings(experiment, stage, method, point, size)
 
     def settings(wildcards):
         method, point, size = (wildcards.get(key) for key in ("method", "point", "size"))

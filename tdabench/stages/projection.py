@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from tdabench.experiment.derived import model_at
 from tdabench.experiment.read import Experiment, load_experiment
-from tdabench.experiment.scaling import model_at
 from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
 from tdabench.questions.scaling.stage import count_parameters, require_scaling
 from tdabench.stages.bench import load_data

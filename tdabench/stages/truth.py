@@ -8,8 +8,8 @@ from tdabench.cost import measure_cost
 from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.experiment.components import instantiate
+from tdabench.experiment.derived import models_of
 from tdabench.experiment.read import load_experiment
-from tdabench.experiment.scaling import models_of
 from tdabench.planning.costs import load_costs
 from tdabench.planning.jobs import num_shards
 from tdabench.questions.sweep.stage import check_points

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tdabench.examples import Examples, inputs_of, num_examples, take
 from tdabench.experiment.components import Component, instantiate
+from tdabench.experiment.derived import model_at
+from tdabench.experiment.grids import ScalingSettings
 from tdabench.experiment.read import Experiment, load_experiment
-from tdabench.experiment.scaling import ScalingSettings, model_at
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, build_random, require_room_for

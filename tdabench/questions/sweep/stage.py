@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tdabench.cost import measure_cost
 from tdabench.experiment.components import instantiate
+from tdabench.experiment.derived import component_at
 from tdabench.experiment.read import Experiment
-from tdabench.experiment.sweeps import component_at
 from tdabench.seeds import make_generator
 from tdabench.stages.attribution import lend_problem
 from tdabench.stages.bench import Bench
