@@ -512,7 +512,7 @@ def test_a_plain_dataclass_is_built_from_values_that_fit_its_annotations():
         ({"scale": "1"}, "^m.scale must be of type float, got '1'"),
         ({"kind": "even"}, "^m.kind must be 'plain' or 'odd', got 'even'"),
         ({"widths": [1]}, r"^m.widths must have 2 entries, got \[1\]"),
-        ({"widths": [1, 2, 3]}, r"^m.widths must have 2 entries, got \[1, 2, 3\]"),
+        ({"widths": [1, 2, 3]}, r"^m.widths must have at most 2 entries, got \[1, 2, 3\]"),
         ({"options": {"a": ["b"]}}, "^m.options.a must be of type int, got 'b'"),
         ({"part": {"rate": 1}}, "^The key m.part.size is missing"),
         ({"part": {"size": 1, "sise": 2}}, "^Unknown key m.part.sise; the known ones are: size, rate"),

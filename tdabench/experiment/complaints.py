@@ -94,11 +94,16 @@ def _need(error: Mapping[str, Any], hint: Any) -> str:
         return f"be {_TYPES[kind]}"
     if kind in _OUTSIDE and (bounds := _bounds(hint)):
         return _say_range(bounds)
-    if kind in ("missing", "too_long"):
+    if kind == "missing":
         return f"have {len(typing.get_args(_bare(hint)))} entries"
+    if kind == "too_long":
+        return f"have at most {error['ctx']['max_length']} entries"
+    if kind == "too_short":
+        return f"have at least {error['ctx']['min_length']}"
     if kind in ("literal_error", "enum"):
         return f"be {error['ctx']['expected']}"
-    return error["msg"].removeprefix("Input should ")
+    message = error["msg"]
+    return message.removeprefix("Input should ") if message.startswith(("Input", "be")) else f"be valid ({message})"
 
 
 def _say_range(bounds: Mapping[str, Any]) -> str:
