@@ -34,7 +34,7 @@ def train(
 
     Raises:
         ValueError: If the training set is empty, warm-up steps are asked for without a warm-up set, batch norm is
-            to be recalibrated and there are no images, or parameters have less than 32 bits.
+            to be recalibrated and there are no images, parameters have less than 32 bits, or a label has no output.
     """
     _require_trainable(model, train, recipe, warmup)
     order = fork_generator(generator, device_of(train))
@@ -54,6 +54,8 @@ def _require_trainable(model: nn.Module, train: Examples, recipe: Recipe, warmup
     if recipe.recalibrate_norm and "image" not in train:
         raise ValueError("training.recalibrate_norm is for models of images: leave it out.")
     _require_float32(model)
+    if "image" in train:
+        _require_outputs(model, train)
 
 
 def _run(
@@ -79,6 +81,17 @@ def _run(
         _step(model, batch, optimizer, recipe)
     if recipe.recalibrate_norm:
         _recalibrate_norm(model, train)
+
+
+@torch.no_grad()
+def _require_outputs(model: nn.Module, train: Examples) -> None:
+    """Refuse labels that the model has no output for, before a device stumbles over them."""
+    outputs, least, most = model.eval()(train["image"][:1]).shape[-1], *train["label"].aminmax()
+    if most >= outputs:
+        raise ValueError(
+            f"The labels go from {least} to {most}, and the model's {outputs} outputs are for 0 to {outputs - 1}: "
+            + ("count labels from 0." if least == 1 else "give the model more classes (model.classes).")
+        )
 
 
 def _require_float32(model: nn.Module) -> None:

@@ -47,7 +47,10 @@ def test_warm_up_runs_on_its_own_set_at_the_first_learning_rate(monkeypatch):
 
 def test_every_epoch_takes_every_example_once_in_batches_of_equal_size_and_a_new_order(monkeypatch):
     _, batches = _record_steps(monkeypatch)
-    examples = {"image": torch.arange(10.0).reshape(10, 1, 1, 1), "label": torch.zeros(10, dtype=torch.int64)}
+    examples = {
+        "image": torch.arange(10.0).reshape(10, 1, 1, 1).expand(-1, 1, 4, 4),
+        "label": torch.zeros(10, dtype=torch.int64),
+    }
 
     train(
         _draw_model(),
@@ -58,7 +61,7 @@ def test_every_epoch_takes_every_example_once_in_batches_of_equal_size_and_a_new
 
     assert sorted(len(batch["label"]) for batch in batches) == [3, 3, 3, 3, 4, 4]
     first, second = (
-        torch.cat([batch["image"].flatten() for batch in batches[part]]) for part in (slice(3), slice(3, 6))
+        torch.cat([batch["image"][:, 0, 0, 0] for batch in batches[part]]) for part in (slice(3), slice(3, 6))
     )
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
     assert not torch.equal(first, second)
@@ -221,6 +224,21 @@ def test_a_set_that_is_needed_and_empty_is_an_error(count, warmup, message):
 
     with pytest.raises(ValueError, match=re.escape(message)):
         train(_draw_model(), _draw_examples(count), recipe, generator=make_generator(0, "train"), warmup=held_out)
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (1, "labels go from 1 to 3, and the model's 3 outputs are for 0 to 2: count labels from 0"),
+        (2, "labels go from 2 to 4, and the model's 3 outputs are for 0 to 2: give the model more classes"),
+    ],
+)
+def test_a_label_that_the_model_has_no_output_for_is_an_error(shift, message):
+    examples = _draw_examples(16)
+    examples["label"] += shift
+
+    with pytest.raises(ValueError, match=message):
+        train(_draw_model(), examples, Recipe(**SGD), generator=make_generator(0, "train"))
 
 
 def test_parameters_of_sixteen_bits_are_refused_since_small_steps_would_leave_them_where_they_are():
