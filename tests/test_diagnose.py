@@ -13,6 +13,7 @@ from tdabench import cli
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.questions.diagnostics.report import add_warning, drop_warning, write_diagnostics
 from tdabench.report.summary import list_warnings
 from tdabench.seeds import make_generator
@@ -436,4 +437,4 @@ def test_a_result_that_was_not_diagnosed_is_a_clear_error(tiny):
 
 
 def test_no_setting_changes_a_diagnosis():
-    assert json.loads(load_experiment(EXPERIMENT).stage_settings("diagnose", "bif")) == {}
+    assert json.loads(stage_settings(load_experiment(EXPERIMENT), "diagnose", "bif")) == {}

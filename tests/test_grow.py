@@ -14,6 +14,7 @@ from tdabench.attributors.estimates.estimators import loss_correlation, loss_cov
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.report.growth import write_growth
 from tdabench.seeds import make_generator
 from tdabench.storage.records import load_json, load_tensors, make_record, save_json, save_tensors
@@ -283,5 +284,5 @@ def test_without_any_traces_there_are_no_tables(tiny):
 def test_a_growth_depends_on_how_it_is_evaluated_and_on_no_method():
     experiment = load_experiment(EXPERIMENT)
 
-    grow, evaluate = (json.loads(experiment.stage_settings(stage, "bif")) for stage in ("grow", "evaluate"))
+    grow, evaluate = (json.loads(stage_settings(experiment, stage, "bif")) for stage in ("grow", "evaluate"))
     assert grow == evaluate

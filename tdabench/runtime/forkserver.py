@@ -41,7 +41,8 @@ PRELOADED = (
     "torch._dynamo",
     "safetensors.torch",
     "scipy.special",
-    "yaml",
+    "pydantic",
+    "ruamel.yaml",
     "kronfluence.analyzer",
     "scipy.stats",
 )
