@@ -35,12 +35,13 @@ class ResampledMeans:
 def draw_resamples(subsets: int, queries: int, *, resamples: int, generator: torch.Generator) -> Resamples:
     """Draw subsets and queries with replacement; equal generators give equal resamples."""
     return Resamples(
-        subsets=_draw_counts(subsets, resamples, generator).float(),
-        queries=_draw_counts(queries, resamples, generator),
+        subsets=draw_counts(subsets, resamples, generator).float(),
+        queries=draw_counts(queries, resamples, generator),
     )
 
 
-def _draw_counts(size: int, resamples: int, generator: torch.Generator) -> UInt8[Tensor, "resample item"]:
+def draw_counts(size: int, resamples: int, generator: torch.Generator) -> UInt8[Tensor, "resample item"]:
+    """Draw so many items with replacement, and count how often each resample has each."""
     counts = torch.zeros(resamples, size, dtype=torch.uint8)
     for part in counts.split(1000):
         chosen = torch.randint(size, part.shape, generator=generator)

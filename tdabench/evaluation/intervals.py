@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
 from torch import Tensor
 
-from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
+from tdabench.evaluation.bootstrap import Resamples, resampled_means
 from tdabench.evaluation.lds import rank_correlation
 
 
@@ -109,45 +109,42 @@ def make_spread(
     )
 
 
-def bootstrap_interval(
-    predicted: Float[Tensor, "subset query"],
-    measured: Float[Tensor, "subset query"],
-    *,
-    resamples: int,
-    confidence: float,
-    generator: torch.Generator,
-) -> Interval:
-    """Two-way bootstrap of the mean LDS: subsets and queries are resampled together, ranks taken anew each time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResampledLDS:
+    """The LDS of several predictions of one bank on the same resamples, so that any two are compared paired.
 
-    All queries share the subsets, so that an interval over queries alone is far too narrow. ``make_spread`` says how
-    the draws become an interval.
+    Attributes:
+        both: Mean LDS with subsets and queries resampled.
+        subsets: The same with the subsets alone resampled.
+    """
+
+    per_query: Float[Tensor, "prediction query"]
+    both: Float[Tensor, "resample prediction"]
+    subsets: Float[Tensor, "resample prediction"]
+    num_subsets: int
+
+    def spread(self, place: int, less: int | None = None) -> Spread:
+        """Return the distribution of a prediction's mean LDS, or of how much it exceeds another's."""
+        parts = self.per_query.T, self.both, self.subsets
+        values = [part[:, place] - (0 if less is None else part[:, less]) for part in parts]
+        return make_spread(*values, num_subsets=self.num_subsets)
+
+
+def resample_lds(
+    predicted: Float[Tensor, "prediction subset query"], measured: Float[Tensor, "subset query"], resamples: Resamples
+) -> ResampledLDS:
+    """Compute the LDS of every prediction on each resample; ranks are taken anew each time.
+
+    All queries share the subsets, so that an interval over queries alone is far too narrow.
 
     Args:
         predicted: Summed scores (``predicted_and_measured``).
         measured: Negative losses.
-        confidence: Coverage, in (0, 1).
-
-    Returns:
-        All NaN if every query has constant scores or losses.
     """
-    drawn = draw_resamples(*predicted.shape, resamples=resamples, generator=generator)
-    means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn)
-    per_query = rank_correlation(predicted, measured)
-    spread = make_spread(per_query, means.both[:, 0], means.subsets[:, 0], num_subsets=len(predicted))
-    return spread.interval(confidence)
-
-
-def bootstrap_means(
-    predicted: Float[Tensor, "subset query"],
-    measured: Float[Tensor, "subset query"],
-    *,
-    resamples: int,
-    generator: torch.Generator,
-) -> Float[Tensor, " resample"]:
-    """Mean LDS of every two-way resample, as drawn; methods given equal generators are resampled alike (paired)."""
-    drawn = draw_resamples(*predicted.shape, resamples=resamples, generator=generator)
-    means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn).both[:, 0]
-    return means[means.isfinite()]
+    columns = [(0, 1 + place) for place in range(len(predicted))]
+    means = resampled_means(torch.cat([measured[None], predicted]), columns, resamples)
+    per_query = torch.stack([rank_correlation(one, measured) for one in predicted])
+    return ResampledLDS(per_query=per_query, both=means.both, subsets=means.subsets, num_subsets=len(measured))
 
 
 def over_repeats(means: list[float], confidence: float) -> Interval:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare every two methods on one bank, and the bank with itself."""
-    from tdabench.questions.lds.judge import compare_scores
+    from tdabench.questions.lds.judge import judge_cell
 
     torch.set_num_threads(1)
     experiment = load_experiment(arguments.experiment)
@@ -32,7 +32,7 @@ def compare(arguments: argparse.Namespace) -> None:
     shards = [load_tensors(path) for path in arguments.bank]
     masks, losses = (torch.cat([shard[key] for shard in shards]) for key in ("masks", "loss"))
     num_scored = len(load_tensors(arguments.split)["query"])
-    result = compare_scores(
+    result = judge_cell(
         scores,
         masks,
         losses,
@@ -41,7 +41,7 @@ def compare(arguments: argparse.Namespace) -> None:
         seed=experiment.seed,
         place=(arguments.repeat, arguments.train_size),
         variations=_variations(experiment, arguments.varied, scores, masks, losses, num_scored),
-    )
+    )["comparison"]
     record = make_record(
         {"evaluation": experiment.evaluation, "methods": list(experiment.methods)},
         inputs=[*arguments.scores, arguments.split, *arguments.bank, *arguments.varied],

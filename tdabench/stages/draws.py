@@ -1,8 +1,10 @@
 """The stages that look at the draws that a method kept. Most keep none: that is told without importing torch."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
-from tdabench.storage.records import load_record, make_record, save_json, save_tensors
+from tdabench.storage.records import load_record, load_tensors, make_record, save_json, save_tensors
 
 
 def diagnose(arguments: argparse.Namespace) -> None:
@@ -40,12 +42,34 @@ def grow(arguments: argparse.Namespace) -> None:
     if not reason.startswith("unsupported"):
         reason = f"no growth: {method} keeps no traces"
         if path.is_file():
-            from tdabench.questions.lds.growth_stage import grow_from
-
-            reason, content = grow_from(arguments, experiment, path)
+            reason, content = _grow_traces(arguments, experiment, path, scores_record)
             inputs.append(path)
     details = {"evaluation": experiment.evaluation, "method": scores_record.get("attributor")}
     record = make_record(details, inputs=inputs, seed=experiment.seed, status=reason)
     save_json(
         arguments.output, {"method": method, "traces": path in inputs, "growth": bool(content), **content}, record
+    )
+
+
+def _grow_traces(
+    arguments: argparse.Namespace, experiment: Any, path: Path, record: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    import torch
+
+    from tdabench.evaluation.lds import average_retrains
+    from tdabench.questions.lds.grow import grow_from
+    from tdabench.stages.diagnosis import load_traces
+
+    torch.set_num_threads(1)
+    shards = [load_tensors(bank) for bank in arguments.bank]
+    truth = average_retrains(*(torch.cat([shard[name] for shard in shards]) for name in ("masks", "loss")))
+    return grow_from(
+        load_traces(path, arguments.scores),
+        record,
+        truth,
+        experiment.evaluation,
+        num_scored=len(load_tensors(arguments.split)["query"]),
+        markov=load_record(path).get("markov", True),
+        seed=experiment.seed,
+        place=(arguments.repeat, arguments.train_size),
     )

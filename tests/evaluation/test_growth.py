@@ -8,7 +8,7 @@ from simulated_traces import draw_bank, draw_traces
 
 from tdabench.attributors.estimates.estimators import loss_covariance
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.intervals import bootstrap_interval
+from tdabench.evaluation.intervals import resample_lds
 from tdabench.evaluation.lds import GroundTruth, linear_datamodeling_score, predicted_and_measured
 from tdabench.experiment.sections import EvaluationSettings
 from tdabench.questions.lds.extrapolation import extrapolate
@@ -58,8 +58,9 @@ def test_every_point_has_the_interval_of_the_table_on_the_same_resamples():
 
     for point in (points[0], points[-1]):
         scores = loss_covariance(query[:, : point.draws], train[:, : point.draws])
-        both = predicted_and_measured(scores, bank.truth.masks, bank.truth.losses)
-        expected = bootstrap_interval(*both, resamples=100, confidence=0.95, generator=make_generator(0, "b"))
+        predicted, measured = predicted_and_measured(scores, bank.truth.masks, bank.truth.losses)
+        drawn = draw_resamples(*measured.shape, resamples=100, generator=make_generator(0, "b"))
+        expected = resample_lds(predicted[None], measured, drawn).spread(0).interval(0.95)
         assert point.interval.low == pytest.approx(expected.low, abs=1e-6)
         assert point.interval.high == pytest.approx(expected.high, abs=1e-6)
 

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples
-from tdabench.evaluation.intervals import bootstrap_interval, bootstrap_means, make_spread, over_repeats
+from tdabench.evaluation.intervals import Interval, make_spread, over_repeats, resample_lds
 from tdabench.evaluation.lds import rank_correlation
 from tdabench.seeds import make_generator
 
@@ -87,18 +87,19 @@ def test_interval_holds_the_mean_and_widens_with_the_confidence():
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-def test_equal_generators_give_paired_resamples():
+def test_a_difference_is_paired():
     predicted, measured = _draw_bank(make_generator(0, "bank"))
     noise = torch.randn(predicted.shape, generator=make_generator(0, "noise"), dtype=torch.float64)
+    sides = torch.stack([predicted, predicted.exp(), predicted + 0.1 * noise])
+    drawn = draw_resamples(*measured.shape, resamples=200, generator=make_generator(0, "bootstrap"))
 
-    means, same_ranks, similar = (
-        _means(values, measured, seed=0) for values in (predicted, predicted.exp(), predicted + 0.1 * noise)
-    )
-    unpaired = _means(predicted + 0.1 * noise, measured, seed=1)
+    lds = resample_lds(sides, measured, drawn)
 
-    assert torch.equal(means, same_ranks)
-    # Two methods that are nearly the same differ by much less than their resamples do.
-    assert (means - similar).std() < 0.5 * (means - unpaired).std()
+    assert lds.spread(0, 1).standard_error == 0  # the same ranks
+    # Two methods that are nearly the same differ by much less than two that know nothing of each other.
+    difference = lds.spread(0, 2)
+    assert difference.standard_error < 0.5 * lds.spread(0).standard_error
+    assert difference.mean == pytest.approx(lds.spread(0).mean - lds.spread(2).mean, abs=1e-12)
 
 
 def test_queries_with_constant_scores_are_left_out_of_mean_and_resamples():
@@ -161,15 +162,6 @@ def _draws(deviation: float) -> tuple[Tensor, Tensor]:
     return draws, draws
 
 
-def _interval(predicted: Tensor, measured: Tensor, *, resamples: int = 200, confidence: float = 0.95):
-    return bootstrap_interval(
-        predicted,
-        measured,
-        resamples=resamples,
-        confidence=confidence,
-        generator=make_generator(0, "bootstrap"),
-    )
-
-
-def _means(predicted: Tensor, measured: Tensor, *, seed: int) -> Tensor:
-    return bootstrap_means(predicted, measured, resamples=200, generator=make_generator(seed, "bootstrap"))
+def _interval(predicted: Tensor, measured: Tensor, *, resamples: int = 200, confidence: float = 0.95) -> Interval:
+    drawn = draw_resamples(*measured.shape, resamples=resamples, generator=make_generator(0, "bootstrap"))
+    return resample_lds(predicted[None], measured, drawn).spread(0).interval(confidence)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tdabench.evaluation.bootstrap import draw_counts
 from tdabench.evaluation.lds import average_ranks
 from tdabench.evaluation.memory import queries_at_once
 from tdabench.runtime.progress import progress
@@ -42,6 +43,7 @@ def compare_methods(
     confidence: float,
     generator: torch.Generator,
     memory_gib: float | None = None,
+    beside: int = 0,
 ) -> list[dict[str, Any]]:
     r"""Compare every two methods, in the mapping's order, as means over the scored queries with bootstrap intervals.
 
@@ -54,6 +56,7 @@ def compare_methods(
         num_scored: The first so many queries are scored; the rest are for tuning.
         confidence: Coverage of the intervals, in (0, 1).
         memory_gib: Most resident memory of the process in GiB; None for no limit.
+        beside: Bytes of it that are needed for something else.
 
     Returns:
         For each pair ``first``, ``second``, ``top``, ``queries`` and ``nan_queries`` (of the correlation, left out of
@@ -64,14 +67,14 @@ def compare_methods(
         ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, or ``top``
             is not below the number of training examples; if the memory is too little.
     """
-    beside = 24 * resamples * num_scored  # which queries each resample has, and how often in float64
+    counted = 24 * resamples * num_scored  # which queries each resample has, and how often in float64
     agreement = agree_by_query(
         {name: values.narrow(0, 0, min(num_scored, values.shape[0])) for name, values in scores.items()},
         top=top,
         memory_gib=memory_gib,
-        beside=beside,
+        beside=beside + counted,
     )
-    counts = _draw_counts(len(agreement.correlation), resamples, generator)
+    counts = draw_counts(len(agreement.correlation), resamples, generator).double()
     means = {
         "rank_correlation": ("rank", _interval(agreement.correlation, counts, confidence)),
         "overlap": ("overlap", _interval(agreement.helpful, counts, confidence)),
@@ -157,13 +160,6 @@ def _overlap(values: Float[Tensor, "query method train"], top: int) -> Float[Ten
     places = top - above.sum(dim=2, keepdim=True)
     members = above + tied * places / tied.sum(dim=2, keepdim=True)
     return members @ members.mT / top
-
-
-def _draw_counts(num_query: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "resample query"]:
-    drawn = torch.randint(num_query, (resamples, num_query), generator=generator)
-    return torch.zeros(resamples, num_query, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
-    )
 
 
 def _interval(

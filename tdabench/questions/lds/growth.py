@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.intervals import Interval, make_spread
-from tdabench.evaluation.lds import GroundTruth, predicted_and_measured, rank_correlation
+from tdabench.evaluation.bootstrap import draw_resamples
+from tdabench.evaluation.intervals import Interval, resample_lds
+from tdabench.evaluation.lds import GroundTruth, predicted_and_measured
 from tdabench.evaluation.memory import bank_bytes, queries_at_once
 from tdabench.experiment.sections import EvaluationSettings
 from tdabench.storage.matrix import Rows
@@ -89,14 +89,14 @@ def measure_growth(
     grid, at_once = choose_draws(query.shape[1]), estimates_at_once(query, train, truth, settings)
     scores = (estimated_rows(query[:, :end], train[:, :end], estimate) for end in grid)
     both = [predicted_and_measured(one, truth.masks, truth.losses, at_once=at_once) for one in scores]
-    measured = both[0][1]
+    measured, predicted = both[0][1], torch.stack([side for side, _ in both])
     drawn = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
-    sides = torch.stack([measured, *(predicted for predicted, _ in both)])
-    means = resampled_means(sides, [(0, place) for place in range(1, len(sides))], drawn)
-    points = []
-    for place, (draws, (predicted, _)) in enumerate(zip(grid, both, strict=True)):
-        lds = rank_correlation(predicted, measured)
-        spread = make_spread(lds, means.both[:, place], means.subsets[:, place], num_subsets=len(measured))
-        nan_queries = int(lds.isnan().sum())
-        points.append(Point(draws=draws, interval=spread.interval(settings.confidence), nan_queries=nan_queries))
-    return points
+    lds = resample_lds(predicted, measured, drawn)
+    return [
+        Point(
+            draws=draws,
+            interval=lds.spread(place).interval(settings.confidence),
+            nan_queries=int(lds.per_query[place].isnan().sum()),
+        )
+        for place, draws in enumerate(grid)
+    ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tdabench.evaluation.reliability import lds_ceiling
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.judge import compare_scores
+from tdabench.questions.lds.judge import judge_cell
 from tdabench.seeds import make_generator
 
 # A simulated pilot: large enough that its variances scale, several so that they are known to some 5 %.
@@ -115,8 +115,8 @@ def simulate_pilot(
         generator = make_generator(seed, "pilot", index)
         scores, losses = _draw_bank(agreement, lds, queries, shared, query_spread, generator)
         masks = torch.eye(PILOT_SUBSETS, dtype=torch.bool)  # a score a subset: the prediction itself
-        comparison = compare_scores(scores, masks, losses, settings, num_scored=queries, seed=seed, place=(index, 0))
-        found.append(pilot_of(comparison, "first", "second" if paired else None))
+        judged = judge_cell(scores, masks, losses, settings, num_scored=queries, seed=seed, place=(index, 0))
+        found.append(pilot_of(judged["comparison"], "first", "second" if paired else None))
     means = {
         name: sum(getattr(pilot, name) for pilot in found) / PILOTS
         for name in ("lds", "over_queries", "over_subsets", "over_retrains")
