@@ -5,7 +5,7 @@ import math
 
 import torch
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes seconds to import
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import Resamples, resampled_means
@@ -50,17 +50,26 @@ class Spread:
         low, high = (self.mean + self.deviations.nanquantile(tail) * self._wider(confidence)).tolist()
         return Interval(mean=self.mean, low=low, high=high, standard_error=self.standard_error)
 
-    def p_value(self, confidence: float) -> float:
-        """Return the two-sided p-value of a mean of 0: the bootstrap moved there, one added to hits and draws."""
-        draws = self.deviations[self.deviations.isfinite()].abs() * self._wider(confidence)
-        if math.isnan(self.mean) or not len(draws):
-            return math.nan
-        # Draws of equal sides are 0 up to rounding.
-        return (1 + int((draws >= abs(self.mean) - 1e-12).sum())) / (len(draws) + 1)
+    @property
+    def p_value(self) -> float:
+        """Return the two-sided p-value of a mean of 0, by Student's t of the standard error.
+
+        It is smooth and has no floor, as a count of resamples has (1 of so many), below which no correction for many
+        pairs can reach. The variance is a sum of two, over subsets and over queries, each known from as many of them:
+        by Satterthwaite's rule the sum has at least the fewer degrees of freedom of the two, which are taken.
+        """
+        return student_p_value(self.mean, self.standard_error, self.freedom)
 
     def _wider(self, confidence: float) -> float:
         upper = (1 + confidence) / 2
         return float(stdtrit(self.freedom, upper) / ndtri(upper)) if self.freedom else math.nan
+
+
+def student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
+    """Return the two-sided p-value of a mean of 0; without a spread, a mean is 0 or it is not."""
+    if standard_error > 0:
+        return 2 * float(stdtr(freedom, -abs(mean) / standard_error))
+    return math.nan if math.isnan(mean + standard_error) else float(mean == 0)
 
 
 def make_spread(

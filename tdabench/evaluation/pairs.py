@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor
 
-from tdabench.evaluation.intervals import over_repeats
+from tdabench.evaluation.intervals import over_repeats, student_p_value
 from tdabench.evaluation.moderation import moderate_variances
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ def _over_repeats(same: Sequence[tuple[Row, Tensor]], confidence: float) -> Row:
     average = torch.stack([moved[:shortest] for _, moved in usable]).mean(dim=0)
     tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = (student.mean + average.nanquantile(tail)).tolist()
-    p_value = _student_p_value(student.mean, student.standard_error, len(usable) - 1)
+    p_value = student_p_value(student.mean, student.standard_error, len(usable) - 1)
     return {
         "first": first["first"],
         "second": first["second"],
@@ -133,13 +133,7 @@ def _moderate(rows: Sequence[Row], found: Sequence[Sequence[tuple[Row, Tensor]]]
         error = max(math.sqrt(ratio * expected / repeats), row["standard_error"])
         row["standard_error"] = error
         row["low"], row["high"] = row["difference"] - reach * error, row["difference"] + reach * error
-        row["p_value"] = _student_p_value(row["difference"], error, freedom)
-
-
-def _student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
-    if standard_error > 0:
-        return 2 * float(stdtr(freedom, -abs(mean) / standard_error))
-    return float(mean == 0)
+        row["p_value"] = student_p_value(row["difference"], error, freedom)
 
 
 def all_pairs(count: int) -> list[tuple[int, int]]:

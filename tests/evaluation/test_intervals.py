@@ -64,18 +64,25 @@ def test_the_deviations_of_a_spread_have_its_standard_error_and_no_mean():
     assert spread.freedom == 4
 
 
-def test_the_p_value_is_the_share_of_draws_as_far_from_zero_as_the_mean():
-    spread = make_spread(torch.ones(40).double(), *_draws(0.5), num_subsets=41)
-    normal = make_spread(torch.full((400,), 0.7).double(), *_draws(0.5), num_subsets=10_000)
+@pytest.mark.parametrize("deviation", [0.5, 0.2, 1e-3])
+@pytest.mark.parametrize(("queries", "subsets"), [(40, 400), (400, 13)])
+def test_the_p_value_is_students_with_the_fewer_degrees_of_freedom_and_has_no_floor(deviation, queries, subsets):
+    spread = make_spread(torch.ones(queries).double(), *_draws(deviation), num_subsets=subsets)
 
-    assert spread.p_value(0.95) == pytest.approx(2 * stats.norm.sf(1 / 0.5 * 1.96 / 2.0227), abs=0.01)
-    assert normal.p_value(0.95) == pytest.approx(2 * stats.norm.sf(0.7 / 0.5), abs=0.01)
+    expected = 2 * stats.t.sf(1 / spread.standard_error, min(queries, subsets) - 1)
+    assert spread.standard_error == pytest.approx(deviation, rel=0.05)
+    assert spread.p_value == pytest.approx(expected, rel=1e-9)
+    assert spread.p_value > 0
 
 
-def test_a_p_value_is_never_zero():
-    spread = make_spread(torch.ones(40).double(), *_draws(1e-3), num_subsets=41)
+def test_a_mean_without_a_spread_is_zero_or_not_and_one_without_a_number_has_no_p_value():
+    flat = torch.zeros(50, dtype=torch.float64)
+    parts = [torch.full((5,), value, dtype=torch.float64) for value in (0.0, 0.1, torch.nan)]
 
-    assert spread.p_value(0.95) == 1 / 20_001
+    found = [make_spread(per_query, flat, flat, num_subsets=20).p_value for per_query in parts]
+
+    assert found[:2] == [1, 0]
+    assert math.isnan(found[2])
 
 
 def test_interval_holds_the_mean_and_widens_with_the_confidence():

@@ -94,7 +94,7 @@ def _compare_pairs(sides: Sides, noise: Float[Tensor, "draw method"], settings: 
                 "first": sides.names[first],
                 "second": sides.names[second],
                 **numbers,
-                "p_value": spread.p_value(settings.confidence),
+                "p_value": spread.p_value,
                 "bootstrap_low": numbers["low"],
                 "bootstrap_high": numbers["high"],
                 "variance": _from_bank(spread, noise[:, first] - noise[:, second]),
