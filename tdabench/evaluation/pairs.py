@@ -35,9 +35,7 @@ def rank_with_groups(means: Mapping[str, float], pairs: Sequence[Row], *, confid
     Args:
         pairs: Rows with ``first``, ``second`` and ``p_holm``; a missing p-value tells nothing apart.
     """
-    ranked = sorted((name for name, mean in means.items() if _known(mean)), key=lambda name: -means[name])
-    apart = {frozenset((row["first"], row["second"])) for row in pairs if _known(row["p_holm"])
-             and row["p_holm"] < 1 - confidence}  # fmt: skip
+    ranked, apart = _rank(means), _told_apart(pairs, confidence)
     runs: list[tuple[int, int]] = []
     for start in range(len(ranked)):
         end = start + 1
@@ -53,6 +51,27 @@ def rank_with_groups(means: Mapping[str, float], pairs: Sequence[Row], *, confid
         }
         for place, name in enumerate(ranked)
     ] + [{"method": name, "lds": None, "group": ""} for name in means if name not in ranked]
+
+
+def share_the_lead(means: Mapping[str, float], pairs: Sequence[Row], *, confidence: float) -> list[str]:
+    """Return the method with the highest mean and all that are not told apart from it, best first; it leads if alone.
+
+    The arguments are those of ``rank_with_groups``; methods without a mean are left out.
+    """
+    ranked, apart = _rank(means), _told_apart(pairs, confidence)
+    return [name for name in ranked if frozenset((name, ranked[0])) not in apart]
+
+
+def _rank(means: Mapping[str, float]) -> list[str]:
+    return sorted((name for name, mean in means.items() if _known(mean)), key=lambda name: -means[name])
+
+
+def _told_apart(pairs: Sequence[Row], confidence: float) -> set[frozenset[str]]:
+    return {
+        frozenset((row["first"], row["second"]))
+        for row in pairs
+        if _known(row["p_holm"]) and row["p_holm"] < 1 - confidence
+    }
 
 
 def compare_repeats(comparisons: Sequence[Mapping[str, Any]], confidence: float) -> tuple[list[Row], list[Row]]:
