@@ -32,11 +32,8 @@ def agree(arguments: argparse.Namespace) -> None:
     if len(scores) > 1:
         pairs = compare_methods(
             scores,
-            top=settings.top,
+            settings,
             num_scored=len(load_tensors(arguments.split)["query"]),
-            resamples=settings.resamples,
-            confidence=settings.confidence,
-            memory_gib=settings.memory_gib,
             generator=make_generator(experiment.seed, *stream),
         )
     save_json(arguments.output, {"pairs": pairs, "methods": list(scores), "left_out": left_out}, record)

@@ -58,7 +58,6 @@ def test_scored_and_tuning_queries_are_kept_apart(case):
 
 def test_a_method_alone_has_the_numbers_that_it_has_among_others_and_in_agreement(case):
     scores, masks, losses = case
-    how = {"num_scored": SCORED, "resamples": 200, "confidence": 0.95, "top": 10}
 
     judged = _judge(*case)
 
@@ -66,8 +65,8 @@ def test_a_method_alone_has_the_numbers_that_it_has_among_others_and_in_agreemen
         stream = make_generator(0, "bootstrap", 1, 30)
         alone = evaluate_scores(values, masks, losses, SETTINGS, num_scored=SCORED, generator=stream)
         assert json.dumps(alone) == json.dumps(judged["lds"][name])
-    pairs = compare_methods(scores, **how, generator=make_generator(0, "agreement", 1, 30))
-    assert judged["agreement"]["pairs"] == pairs
+    stream = make_generator(0, "agreement", 1, 30)
+    assert judged["agreement"]["pairs"] == compare_methods(scores, SETTINGS, num_scored=SCORED, generator=stream)
 
 
 def test_without_tuning_queries_there_is_no_tuning_lds(case):

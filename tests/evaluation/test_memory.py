@@ -148,8 +148,8 @@ def _judge(scores: dict, bank: tuple[Tensor, Tensor], memory_gib: float | None =
 
 
 def _agree(scores: dict, memory_gib: float | None = None) -> list[dict]:
-    how = {"top": 5, "num_scored": SCORED, "resamples": SETTINGS.resamples, "confidence": 0.95}
-    return compare_methods(scores, **how, generator=make_generator(0, "agreement"), memory_gib=memory_gib)
+    settings = dataclasses.replace(SETTINGS, memory_gib=memory_gib)
+    return compare_methods(scores, settings, num_scored=SCORED, generator=make_generator(0, "agreement"))
 
 
 def _assert_same(found: object, expected: object) -> None:

@@ -47,10 +47,7 @@ def grow_from(
     points = measure_growth(*asked, generator=make_generator(seed, "bootstrap", *place))
     limit = extrapolate(*asked, generator=make_generator(seed, "bootstrap", *place))
     spent = _Spent(traces, record)
-    rows = [
-        {"draws": one.draws, **dataclasses.asdict(one.interval), "nan_queries": one.nan_queries, **spent.at(one.draws)}
-        for one in points
-    ]
+    rows = [{**point, **spent.at(point["draws"])} for point in points]
     found = {"chains": len(converged), "queries": num_scored, "points": rows, "limit": dataclasses.asdict(limit)}
     return "ok", found
 

@@ -57,16 +57,8 @@ def judge_cell(
     lds, comparison = _judge(scores, masks, losses, settings, num_scored, (seed, *place), variations or {})
     pairs = []
     if len(scores) > 1:
-        pairs = compare_methods(
-            scores,
-            top=settings.top,
-            num_scored=num_scored,
-            resamples=settings.resamples,
-            confidence=settings.confidence,
-            memory_gib=settings.memory_gib,
-            beside=masks.nbytes + losses.nbytes,
-            generator=make_generator(seed, "agreement", *place),
-        )
+        generator, beside = make_generator(seed, "agreement", *place), masks.nbytes + losses.nbytes
+        pairs = compare_methods(scores, settings, num_scored=num_scored, generator=generator, beside=beside)
     return {"lds": lds, "comparison": comparison, "agreement": {"pairs": pairs}}
 
 
