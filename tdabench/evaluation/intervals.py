@@ -22,6 +22,9 @@ class Interval:
     standard_error: float
 
 
+NO_INTERVAL = Interval(mean=math.nan, low=math.nan, high=math.nan, standard_error=math.nan)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread:
     """A mean over queries and how far another draw of subsets and queries would move it.
@@ -82,39 +85,35 @@ def make_spread(
     r"""Make the distribution of a mean LDS, or of a difference, from the bootstrap's draws.
 
     The draws are moved onto the estimate: a resample has some subsets twice and others not at all, which lowers a rank
-    correlation (by 0.01 to 0.02 at 60 subsets) and says nothing about the estimate. They are also scaled, since with
-    the variance of subsets A, of queries B and of single pairs C a two-way bootstrap gives A + B + 3C (Owen, 2007,
-    arXiv:0712.1111) where A + B + C is right: unscaled, 95 % intervals of paired differences cover 99 % and more.
+    correlation (by 0.01 to 0.02 at 60 subsets). They are also scaled: with the variance of subsets A, of queries B and
+    of single pairs C, a two-way bootstrap gives A + B + 3C (Owen, 2007, arXiv:0712.1111) where A + B + C is right.
     Bootstraps over subsets alone (A + C) and over queries alone (B + C) tell C.
 
     Args:
         per_query: The estimate's value for each query; NaN ones are left out.
         both: Means over resampled subsets and queries.
         subsets: Means over the same resampled subsets and all queries.
-        num_subsets: Number of subsets that were resampled.
     """
     seen = per_query[per_query.isfinite()]
     kept = both.isfinite() & subsets.isfinite()
-    count = len(seen)
+    count, freedom = len(seen), num_subsets - 1
     if count == 0 or int(kept.sum()) < 2:
-        return Spread(
-            mean=math.nan, deviations=both * math.nan, over_queries=math.nan, over_subsets=math.nan, freedom=0
-        )
+        nothing = both * math.nan
+        return Spread(mean=math.nan, deviations=nothing, over_queries=math.nan, over_subsets=math.nan, freedom=0)
     two_way = both[kept].var().item()
     # A bootstrap's variance is that of the draw, not of the population: one too few is counted.
-    over_subsets = subsets[kept].var().item() * num_subsets / (num_subsets - 1)
+    over_subsets = subsets[kept].var().item() * num_subsets / freedom
     over_queries = seen.var().item() / count if count > 1 else 0.0
     pairs = max(two_way - over_subsets - over_queries, 0.0)
     # Each is at least the single pairs' part; as estimates they may not be.
     variance = max(over_subsets + over_queries - pairs, min(over_subsets, over_queries))
     beyond = max(variance - over_subsets, 0.0)
-    scale = math.sqrt(variance / two_way) if two_way > 0 else 0.0
     return Spread(
         mean=seen.mean().item(),
-        deviations=(both - both[kept].mean()) * scale,
+        deviations=(both - both[kept].mean()) * (math.sqrt(variance / two_way) if two_way > 0 else 0.0),
         over_queries=beyond,
         over_subsets=variance - beyond,
-        freedom=min(num_subsets, count) - 1 if count > 1 else num_subsets - 1,
+        freedom=min(freedom, count - 1) if count > 1 else freedom,
     )
 
 
@@ -159,10 +158,9 @@ def resample_lds(
 def over_repeats(means: list[float], confidence: float) -> Interval:
     """Mean over repeats with its standard error; the interval is Student's t, NaN for a single repeat."""
     values = torch.tensor(means, dtype=torch.float64)
-    count = len(values)
+    mean, count = values.mean().item(), len(values)
     if count < 2:
-        return Interval(mean=values.mean().item(), low=math.nan, high=math.nan, standard_error=math.nan)
+        return dataclasses.replace(NO_INTERVAL, mean=mean)
     error = (values.std() / count**0.5).item()
     reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
-    mean = values.mean().item()
     return Interval(mean=mean, low=mean - reach, high=mean + reach, standard_error=error)

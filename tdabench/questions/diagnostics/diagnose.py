@@ -43,14 +43,10 @@ def diagnose_traces(
 ) -> dict[str, Any]:
     r"""Diagnose losses over draws; what can't be said is None.
 
-    ``warning`` says in sentences what is wrong, ``short_warning`` in a few words without numbers.
-
     Args:
-        markov: Whether a draw depends on the one before it. If not, nothing is said of R-hat, effective draws and
-            drift: draws that are independent, or laid out on purpose, have none.
+        markov: Whether a draw depends on the one before it. If not, it has no R-hat, effective draws or drift.
         inverse_temperature: :math:`n\beta` of the draws.
-        train_checkpoint: Losses at the checkpoint; older traces have none.
-        distance: Euclidean, of each draw from it.
+        train_checkpoint: Losses at the checkpoint, from which each draw has the Euclidean ``distance``.
         draw_step: After how many steps each draw was.
     """
     converged = find_converged(train, query)
@@ -63,6 +59,7 @@ def diagnose_traces(
         **dict.fromkeys(UNKNOWN),
     }
     if converged.any() and train.shape[1] > 1:
+        steps = None if draw_step is None else draw_step[converged]
         losses, enough = train[converged], not markov or train.shape[1] >= FEWEST_DRAWS
         result |= _spread(losses, inverse_temperature)
         if enough:
@@ -70,7 +67,6 @@ def diagnose_traces(
         if enough and markov:
             result |= _mixing(losses)
         if distance is not None:
-            steps = None if draw_step is None else draw_step[converged]
             result["distance"] = describe_distance(distance[converged], steps)
         if enough and train_checkpoint is not None:
             result |= _around(losses, train_checkpoint, markov, inverse_temperature)
@@ -78,6 +74,7 @@ def diagnose_traces(
 
 
 def _describe_faults(result: dict[str, Any]) -> dict[str, str]:
+    """Say what is wrong in sentences, and in a few words without numbers."""
     faults = find_faults(result)
     return {
         "warning": " ".join(fault.sentence for fault in faults),
