@@ -75,13 +75,15 @@ def resampled_means(
     columns = [(firsts.index(first), second) for first, second in pairs]
     orders = _sorted_both_ways(sides)
     together, apart, weight, valid = torch.zeros(4, len(resamples.subsets), len(pairs), dtype=torch.float64)
-    rows = min(1000, len(together))
-    width = max(1, 32_000 // (rows * len(pairs)))
+    width = max(1, 32_000 // (min(1000, len(together)) * len(pairs)))
     with _one_thread():
-        for start in progress(range(0, len(resamples.subsets), rows), "bootstrap"):
-            part = slice(start, start + rows)
+        for start in progress(range(0, len(together), 1000), "bootstrap"):
+            part = slice(start, start + 1000)
             weights, counts = resamples.subsets[part].T.contiguous(), resamples.queries[part].double().T
-            blocks = (values.split(width) for values in (*orders, counts, factors))
+            blocks = (
+                values.split(width)
+                for values in (*orders, counts, torch.ones(sides.shape[2]) if factors is None else factors)
+            )
             for forward, backward, count, factor in zip(*blocks, strict=True):
                 found = _correlations(weights, forward, backward, firsts, columns).double() * factor[:, None, None]
                 seen, found = found.isfinite().double(), found.nan_to_num()

@@ -96,15 +96,6 @@ def test_the_memory_of_training_is_that_of_a_batch_however_much_is_trained_on(tm
     assert found == [1e9 + 2 * 64 * 1e6] * 4
 
 
-def test_costs_of_an_older_version_have_the_memory_of_a_batch_too(tmp_path):
-    coefficients = make_costs(1.0).coefficients
-    coefficients["train"]["host_bytes"] = {"one": 1e9, "train": 1e6}
-
-    found = cost_of("train", make_experiment(tmp_path), _costs(coefficients), 500)
-
-    assert found["host_bytes"] == 1e9 + 2 * 64 * 1e6
-
-
 def test_examples_that_are_trained_on_and_queries_lie_in_memory_too(tmp_path):
     experiment = make_experiment(tmp_path)
     costs = _costs(make_costs(1.0).coefficients, example_bytes=1000)
