@@ -63,8 +63,8 @@ def resampled_means(
     .. math:: r_s = \sum_{t: x_t < x_s} w_t + \tfrac12 \sum_{t: x_t = x_s} w_t - \tfrac N2
 
     and the correlation of two sides is :math:`\sum_s w_s r_s r'_s` over the root of the two variances
-    :math:`\sum_s w_s r_s^2`; without ties each is :math:`(N^3 - \sum_s w_s^3) / 12`. All of them are running sums in
-    sorted order, taken for many resamples at once, in blocks that fit a core's cache, on one thread.
+    :math:`\sum_s w_s r_s^2`; without ties each is :math:`(N^3 - \sum_s w_s^3) / 12`: running sums in sorted order, for
+    many resamples at once, in blocks that fit a core's cache.
 
     Args:
         pairs: Which two sides each column of the result is for; few different first ones are fastest.
@@ -80,10 +80,7 @@ def resampled_means(
         for start in progress(range(0, len(together), 1000), "bootstrap"):
             part = slice(start, start + 1000)
             weights, counts = resamples.subsets[part].T.contiguous(), resamples.queries[part].double().T
-            blocks = (
-                values.split(width)
-                for values in (*orders, counts, torch.ones(sides.shape[2]) if factors is None else factors)
-            )
+            blocks = (values.split(width) for values in (*orders, counts, factors))
             for forward, backward, count, factor in zip(*blocks, strict=True):
                 found = _correlations(weights, forward, backward, firsts, columns).double() * factor[:, None, None]
                 seen, found = found.isfinite().double(), found.nan_to_num()
