@@ -67,17 +67,6 @@ def test_every_point_has_the_interval_of_the_table_on_the_same_resamples():
         assert point["high"] == pytest.approx(expected.high, abs=1e-6)
 
 
-def test_queries_that_never_move_are_left_out_and_counted():
-    bank = draw_bank(make_generator(0, "bank"))
-    query, train = draw_traces(bank, make_generator(0, "traces"), chains=2, draws=12, memory=0.0)
-    query[..., :2] = 1.0
-
-    points = measure_growth(query, train, loss_covariance, bank.truth, SETTINGS, generator=make_generator(0, "b"))
-
-    assert {point["nan_queries"] for point in points} == {2}
-    assert all(np.isfinite(point["mean"]) for point in points)
-
-
 @pytest.mark.parametrize("at_once", [1, 7])
 @pytest.mark.parametrize("chains", [1, 3])
 def test_growth_and_limit_within_little_memory_are_those_without_a_limit(chains, at_once):

@@ -12,19 +12,6 @@ from tdabench.evaluation.lds import rank_correlation
 from tdabench.seeds import make_generator
 
 
-def test_standard_error_is_the_spread_over_fresh_banks_which_one_over_queries_alone_misses():
-    banks = [_draw_bank(make_generator(0, "bank", index)) for index in range(300)]
-    lds = torch.stack([rank_correlation(*bank) for bank in banks])  # (bank, query)
-
-    errors = [_interval(*bank, resamples=200).standard_error for bank in banks[:10]]
-
-    spread = lds.mean(dim=1).std().item()
-    over_queries = (lds.std(dim=1) / lds.shape[1] ** 0.5).mean().item()
-    # The spread over 300 banks is known to 1 / sqrt(600) = 4%, the mean of ten bootstraps to some 5%.
-    assert 0.8 < np.mean(errors) / spread < 1.2
-    assert over_queries < 0.6 * spread
-
-
 @pytest.mark.parametrize(
     ("subset", "query", "single"),
     [(1.0, 0.3, 0.5), (0.0, 0.0, 4.0), (0.2, 1.0, 2.0)],
@@ -51,17 +38,6 @@ def test_a_spread_counts_the_variance_of_single_cells_once(subset, query, single
     assert -0.05 < np.mean(errors) ** 0.5 / truth - 1 < 0.13
     if single == 4.0:
         assert np.mean(raw) ** 0.5 > 1.6 * truth  # the root of 3
-
-
-def test_the_deviations_of_a_spread_have_its_standard_error_and_no_mean():
-    draws = torch.randn(500, 2, generator=make_generator(0, "draws"), dtype=torch.float64) + 3
-
-    spread = make_spread(torch.arange(5.0).double(), draws[:, 0], draws[:, 1] / 10, num_subsets=20)
-
-    assert spread.mean == 2
-    assert spread.deviations.mean().item() == pytest.approx(0, abs=1e-12)
-    assert spread.deviations.std().item() == pytest.approx(spread.standard_error, rel=1e-9)
-    assert spread.freedom == 4
 
 
 @pytest.mark.parametrize("deviation", [0.5, 0.2, 1e-3])
@@ -118,14 +94,6 @@ def test_queries_with_constant_scores_are_left_out_of_mean_and_resamples():
     assert interval.mean == pytest.approx(rank_correlation(predicted, measured).mean().item(), abs=1e-12)
     assert math.isfinite(interval.low)
     assert math.isfinite(interval.standard_error)
-
-
-def test_interval_is_nan_where_every_query_is_constant():
-    measured = torch.randn(6, 2, generator=make_generator(0, "measured"), dtype=torch.float64)
-
-    interval = _interval(torch.ones_like(measured), measured)
-
-    assert all(math.isnan(value) for value in (interval.mean, interval.low, interval.high, interval.standard_error))
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])

@@ -109,10 +109,6 @@ def test_a_limit_that_holds_not_one_query_says_what_is_needed(bank, scores):
 
     with pytest.raises(ValueError, match=re.escape(f"memory_gib of {limit} is too little") + ".* need 0.59. Raise it"):
         _evaluate(scores["wide"], bank, memory_gib=limit)
-
-
-def test_no_limit_and_a_wide_one_give_blocks_of_the_usual_size():
-    assert queries_at_once(None, beside=2**40, per_query=1) == QUERIES_AT_ONCE
     assert queries_at_once(4.0, beside=0, per_query=16 * 50_000) == QUERIES_AT_ONCE
 
 

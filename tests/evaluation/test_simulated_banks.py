@@ -40,9 +40,9 @@ nightly = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.timeout(900)]
 # A few banks, at every change
 
 
-def test_intervals_and_the_test_of_equal_methods_are_right_in_a_few_hundred_banks():
+def test_intervals_and_the_test_of_equal_methods_are_right_in_a_few_banks():
     truth = _population(1.0)
-    held, rejected, banks = 0, 0, 300
+    held, rejected, banks = 0, 0, 200
     for index in range(banks):
         generator = make_generator(0, "few", index)
         lds, _ = draw_bank(1.0, generator).resample(generator)
