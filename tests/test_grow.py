@@ -21,7 +21,7 @@ from tdabench.storage.records import load_json, load_tensors, make_record, save_
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "lds_digits.yaml"
 TRAIN, SCORED, TUNING, SUBSETS, CHAINS, DRAWS = 40, 6, 3, 12, 2, 20
-BIF = {"burn_in": 10, "steps_between_draws": 2}
+BIF = {"estimate": "covariance", "burn_in": 10, "steps_between_draws": 2}
 COST = {"fit": {"cpu_seconds": 4.0, "passes": 100}, "score": {"cpu_seconds": 6.0, "passes": 5000}}
 
 
@@ -94,7 +94,7 @@ def test_the_last_point_is_the_lds_that_evaluate_gives(cell):
 
 def test_scores_that_are_correlations_grow_as_correlations(cell, traces):
     correlations = loss_correlation(traces["query"], traces["train"])
-    _save(cell, traces, correlations)
+    _save(cell, traces, correlations, attributor={**BIF, "estimate": "correlation"})
 
     points = _result(cell)["points"]
 
@@ -156,8 +156,9 @@ def test_a_design_whose_first_draws_are_no_design_says_so(cell, traces):
     assert load_json(cell / "growth/mine.json")["traces"] is True
 
 
-def test_scores_that_the_traces_do_not_give_have_no_growth(cell, traces):
-    _save(cell, traces, loss_covariance(traces["query"], traces["train"]) ** 2)
+@pytest.mark.parametrize("settings", [{"burn_in": 10}, {"estimate": "correlation", "level": "token"}])
+def test_scores_that_the_traces_do_not_give_have_no_growth(cell, traces, settings):
+    _save(cell, traces, loss_covariance(traces["query"], traces["train"]), attributor=settings)
 
     assert _no_growth(cell) == "no growth: the scores are neither the covariance nor the correlation of the traces"
 

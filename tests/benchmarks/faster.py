@@ -22,7 +22,7 @@ from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.lds.judge import compare_scores
+from tdabench.questions.lds.judge import judge_cell
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 from tdabench.storage.records import load_record, load_tensors
@@ -80,7 +80,7 @@ def difference_of_lds(bench: Bench, folder: Path, default: Tensor, fast: Tensor)
     """Compare two sets of scores on the folder's bank, paired."""
     shards = [load_tensors(path) for path in sorted((folder / "bank").glob("*.safetensors"))]
     masks, losses = (torch.cat([shard[key] for shard in shards]) for key in ("masks", "loss"))
-    return compare_scores(
+    return judge_cell(
         {"fast": fast.float(), "default": default.float()},
         masks,
         losses,
@@ -88,7 +88,7 @@ def difference_of_lds(bench: Bench, folder: Path, default: Tensor, fast: Tensor)
         num_scored=len(bench.split["query"]),
         seed=bench.experiment.seed,
         place=(int(folder.parent.name), int(folder.name)),
-    )
+    )["comparison"]
 
 
 def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
