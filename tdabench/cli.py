@@ -75,7 +75,7 @@ def _find_stage(arguments: Sequence[str]) -> tuple[str, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('tdabench')}")
     parser.epilog = "stages:\n" + "\n".join(f"  {name:12} {stage.summary}" for name, stage in STAGES.items())
-    parser.add_argument("stage", metavar="STAGE", choices=[], help="one of those below; each has a --help")
+    parser.add_argument("stage", metavar="STAGE", choices=list(STAGES), help="one of those below; each has a --help")
     parser.parse_args(arguments[:1] or ["--help"])
     raise AssertionError("argparse has ended the process")
 
