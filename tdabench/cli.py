@@ -157,8 +157,8 @@ def _values(name: str, stage: Callable[..., None], parsed: argparse.Namespace) -
             values[parameter] = given[parameter]
         elif parameter == "data" and "TDABENCH_DATA" in os.environ:  # where a machine has its data is its own affair
             values[parameter] = Path(os.environ["TDABENCH_DATA"])
-    if "experiment" in values:
-        experiment = values["experiment"]
+    experiment = values.get("experiment")
+    if isinstance(experiment, Experiment):  # `bank import` has a path of that name
         if Cell in typing.get_type_hints(stage).values():
             values["cell"] = _cell_of(experiment, parsed)
         if parsed.planned is not None:
