@@ -20,7 +20,7 @@ from tdabench.forkserver import run_in_fork
 from tdabench.planning.settings import hash_settings
 from tdabench.runtime.machine import Machine
 from tdabench.stages import STAGES
-from tdabench.storage.cell import Cell
+from tdabench.storage.cell import Cell, find_cell
 from tdabench.storage.files import put_aside
 from tdabench.storage.seals import DamagedResult
 
@@ -160,7 +160,7 @@ def _values(name: str, stage: Callable[..., None], parsed: argparse.Namespace) -
     experiment = values.get("experiment")
     if isinstance(experiment, Experiment):  # `bank import` has a path of that name
         if Cell in typing.get_type_hints(stage).values():
-            values["cell"] = _cell_of(experiment, parsed)
+            values["cell"] = find_cell(experiment, parsed.repeat, parsed.train_size)
         if parsed.planned is not None:
             _require_planned(experiment, name, parsed)
     return values
@@ -170,17 +170,6 @@ def find_experiment(named: str) -> Experiment:
     """Load an experiment by its file, or by its name in ``experiments/``."""
     path = Path(named)
     return load_experiment(path if path.suffix in (".yaml", ".yml") else Path("experiments") / f"{named}.yaml")
-
-
-def _cell_of(experiment: Experiment, parsed: argparse.Namespace) -> Cell:
-    """Return the cell that is named, which the experiment must have."""
-    sizes = experiment.data.train_sizes
-    if parsed.train_size not in sizes:
-        known = ", ".join(map(str, sizes))
-        raise ValueError(f"There is no train_size {parsed.train_size} in {experiment.name}; there are {known}.")
-    if not 0 <= parsed.repeat < experiment.repeats:
-        raise ValueError(f"{experiment.name} has the repeats 0 to {experiment.repeats - 1}, got {parsed.repeat}.")
-    return Cell(Path("results") / experiment.name, parsed.repeat, parsed.train_size)
 
 
 def _require_planned(experiment: Experiment, stage: str, parsed: argparse.Namespace) -> None:
