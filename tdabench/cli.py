@@ -121,7 +121,7 @@ def _add_argument(
         return
     if typing.get_origin(kind) is types.UnionType:  # X | None
         kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
-    if typing.get_origin(kind) is list:
+    if typing.get_origin(kind) in (list, Sequence):
         details |= {"nargs": "+", "action": "extend"}
         (kind,) = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
