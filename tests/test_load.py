@@ -43,7 +43,7 @@ def test_a_plan_of_five_repeats_of_twelve_methods_on_five_hundred_shards_takes_s
 
     planned, cpu_seconds, peak_gib = _plan(place)
 
-    cells = {"retrain": SHARDS, "evaluate": SAMPLED + OTHERS, "sample": SAMPLED * CHAINS, "compare": 1}
+    cells = {"retrain": SHARDS, "attribute": SAMPLED + OTHERS, "sample": SAMPLED * CHAINS, "judge": 1}
     assert {rule: _count(planned, rule) for rule in cells} == {rule: REPEATS * count for rule, count in cells.items()}
     sys.stdout.write(f"CPU seconds {cpu_seconds:.1f} (at most {CPU_SECONDS}), peak {peak_gib:.2f} GiB ({PEAK_GIB})\n")
     assert cpu_seconds < CPU_SECONDS

@@ -19,7 +19,7 @@ from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.planning.settings import hash_settings
 from tdabench.runtime.machine import Machine
 from tdabench.stages import STAGES
-from tdabench.storage.cell import Cell
+from tdabench.storage.cell import Cell, find_cell
 from tdabench.storage.files import put_aside
 from tdabench.storage.seals import DamagedResult
 
@@ -64,7 +64,7 @@ def _find_stage(arguments: Sequence[str]) -> tuple[str, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('tdabench')}")
     parser.epilog = "stages:\n" + "\n".join(f"  {name:12} {stage.summary}" for name, stage in STAGES.items())
-    parser.add_argument("stage", metavar="STAGE", choices=[], help="one of those below; each has a --help")
+    parser.add_argument("stage", metavar="STAGE", choices=list(STAGES), help="one of those below; each has a --help")
     parser.parse_args(arguments[:1] or ["--help"])
     raise AssertionError("argparse has ended the process")
 
@@ -110,7 +110,7 @@ def _add_argument(
         return
     if typing.get_origin(kind) is types.UnionType:  # X | None
         kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
-    if typing.get_origin(kind) is list:
+    if typing.get_origin(kind) in (list, Sequence):
         details |= {"nargs": "+", "action": "extend"}
         (kind,) = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
@@ -146,10 +146,10 @@ def _values(name: str, stage: Callable[..., None], parsed: argparse.Namespace) -
             values[parameter] = given[parameter]
         elif parameter == "data" and "TDABENCH_DATA" in os.environ:  # where a machine has its data is its own affair
             values[parameter] = Path(os.environ["TDABENCH_DATA"]).expanduser()
-    if "experiment" in values:
-        experiment = values["experiment"]
+    experiment = values.get("experiment")
+    if isinstance(experiment, Experiment):  # `bank import` has a path of that name
         if Cell in typing.get_type_hints(stage).values():
-            values["cell"] = _cell_of(experiment, parsed)
+            values["cell"] = find_cell(experiment, parsed.repeat, parsed.train_size)
         if parsed.planned is not None:
             _require_planned(experiment, name, parsed)
     return values
@@ -159,17 +159,6 @@ def find_experiment(named: str) -> Experiment:
     """Load an experiment by its file, or by its name in ``experiments/``."""
     path = Path(named)
     return load_experiment(path if path.suffix in (".yaml", ".yml") else Path("experiments") / f"{named}.yaml")
-
-
-def _cell_of(experiment: Experiment, parsed: argparse.Namespace) -> Cell:
-    """Return the cell that is named, which the experiment must have."""
-    sizes = experiment.data.train_sizes
-    if parsed.train_size not in sizes:
-        known = ", ".join(map(str, sizes))
-        raise ValueError(f"There is no train_size {parsed.train_size} in {experiment.name}; there are {known}.")
-    if not 0 <= parsed.repeat < experiment.repeats:
-        raise ValueError(f"{experiment.name} has the repeats 0 to {experiment.repeats - 1}, got {parsed.repeat}.")
-    return Cell(Path("results") / experiment.name, parsed.repeat, parsed.train_size)
 
 
 def _require_planned(experiment: Experiment, stage: str, parsed: argparse.Namespace) -> None:
