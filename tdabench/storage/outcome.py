@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 WARNING = "warning: "
 
@@ -37,12 +37,12 @@ class Outcome:
         return "; ".join([first, *(f"{WARNING}{warning}" for warning in self.warnings)])
 
     @classmethod
-    def ok(cls, warnings: Iterable[str] = ()) -> Self:
+    def ok(cls, warnings: Iterable[str] = ()) -> "Outcome":
         """Return the outcome of a job with a result."""
         return cls("ok", warnings=tuple(warnings))
 
     @classmethod
-    def parse(cls, status: str) -> Self:
+    def parse(cls, status: str) -> "Outcome":
         """Read an outcome from the text in a table or record."""
         if status == "ok" or status.startswith("ok; "):
             return cls.ok(part for part in status.removeprefix("ok").split(f"; {WARNING}") if part)
@@ -50,6 +50,6 @@ class Outcome:
         return cls(kind, reason)
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Self:
+    def of(cls, record: Mapping[str, Any]) -> "Outcome":
         """Read the outcome from the record of a result."""
         return cls.parse(record["status"])
