@@ -202,7 +202,7 @@ def names_of(bank, scored=True):
     return "|".join(re.escape(name) for name in EXPERIMENTS if answers(name) == (bank, scored)) or "(?!)"
 
 
-# Used with --software-deployment-method apptainer only; tdabench.def says how to build it.
+# Used with --software-deployment-method apptainer only; profiles/container.def says how to build it.
 container: "tdabench.sif"
 
 
