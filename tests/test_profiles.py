@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from test_workflow import REPOSITORY, make_place
+from places import REPOSITORY, make_place
 
 SHARD = "results/tiny/0/120/bank/0.safetensors"
 NEEDS_GPU = {

@@ -201,7 +201,7 @@ def _fit_curve(query, train, bank: Bank) -> float:
     return float(found[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("chains", "draws", "memory"), [(2, 100, 0.7), (2, 30, 0.3), (1, 200, 0.6)])
 def test_the_interval_holds_the_limit_as_often_as_it_says_and_errs_less_than_a_fitted_curve(chains, draws, memory):
@@ -230,7 +230,7 @@ def test_the_interval_holds_the_limit_as_often_as_it_says_and_errs_less_than_a_f
     assert error < 0.75 * error_of_fit
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("chains", "draws", "memory"), [(2, 100, 0.7), (1, 200, 0.5)])
 def test_the_monte_carlo_error_is_what_other_traces_of_the_same_bank_differ_by(bank, chains, draws, memory):
     found = []

@@ -6,7 +6,7 @@ between queries. Methods know the effects up to errors of a known size, which di
 population's mean LDS, over new subsets, models and queries, is known; the tests compare 1,500 banks with it (500
 experiments of three repeats). A share of 95 % among 1,500 has a standard error of 0.6 %, among 500 one of 1 %.
 
-``pytest tests/evaluation/test_simulated_banks.py -s`` shows the figures.
+``pytest -m nightly tests/evaluation/test_simulated_banks.py -s`` shows the figures.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from tdabench.evaluation.reliability import measure_reliability
 from tdabench.evaluation.variance import vary_retrains
 from tdabench.seeds import make_generator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 SUBSETS, QUERIES, TRAIN, RETRAINS, RESAMPLES = 40, 30, 60, 2, 200
 EXPERIMENTS, REPEATS, CONFIDENCE = 500, 3, 0.95
 # Size of each method's errors; two are equal, one is better, one knows nothing.

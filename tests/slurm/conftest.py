@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from cluster import NoCluster, running_cluster
+from places import EXPERIMENT, Place, make_place
 from submission import SHARDS
-from test_workflow import EXPERIMENT, Place, make_place
 
 FAULTY = Path(__file__).with_name("faulty.py")
 SLURM_EXPERIMENT = EXPERIMENT.replace("pausing:PausingCNN", "faulty:FaultyCNN").split("  bif:")[0] + (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import say
-from test_workflow import Place
+from places import Place
 
 SHARDS = tuple(f"results/tiny/0/120/bank/{shard}.safetensors" for shard in (0, 1))
 # This cluster has no accounts, and jobs of seconds: it is asked often. (The plug-in waits ten seconds longer after

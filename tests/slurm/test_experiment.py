@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY, Place, make_place
 from submission import submit, tables
-from test_workflow import REPOSITORY, Place, make_place
 
 from tdabench.storage.provenance import find_commit
 from tdabench.storage.records import load_record

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import Place, jobs
 from submission import SHARDS, submit, tables
-from test_workflow import Place, jobs
 
 from tdabench.storage.records import load_tensors
 
