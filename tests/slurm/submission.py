@@ -33,7 +33,7 @@ class Submitted:
     def terminal(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
-    def wait(self, seconds: float = 600) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """Wait for the end; return its exit status."""
         return self.process.wait(timeout=seconds)
 

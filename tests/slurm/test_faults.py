@@ -14,7 +14,7 @@ from submission import SHARDS, submit, tables
 
 from tdabench.storage.records import load_tensors
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def _times(place: Place) -> dict[Path, int]:
@@ -60,15 +60,6 @@ def test_a_job_that_slurm_kills_for_its_memory_is_sent_again_with_more(place, un
     assert "exceeded memory limit" in run.terminal
     assert run.terminal.count("has been submitted") == 2
     (place.path / "BALLAST").unlink()
-    _assert_as_undisturbed(place, undisturbed)
-
-
-def test_a_job_that_is_killed_as_the_kernel_kills_is_sent_again(place, undisturbed):
-    place.write("KILL", "")
-    run = submit(place, "--profile", "profiles/cpu", SHARDS[0])
-
-    assert run.wait() == 0, run.terminal
-    assert run.terminal.count("has been submitted") == 2
     _assert_as_undisturbed(place, undisturbed)
 
 
