@@ -76,7 +76,10 @@ MUTANTS = {
         where="sampling/sgld",
     ),
     "pull: half the localization": Mutant(
-        r"checkpoint, alpha=localization\)", "checkpoint, alpha=localization / 2)", "test_sgld", where="sampling/sgld"
+        r"checkpoint, alpha=localization\)",
+        "checkpoint, alpha=localization / 2)",
+        "test_sgld test_bif",
+        where="sampling/sgld",
     ),
     "generator: the noise is drawn from the global state": Mutant(
         r"(noise\.normal_\(std=step_size\*\*0\.5), generator=generator\)", r"\1)", "test_sgld", where="sampling/sgld"
