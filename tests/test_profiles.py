@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 import yaml
-from test_workflow import REPOSITORY, make_place
+from places import REPOSITORY, make_place
 
 SHARD = "results/tiny/0/120/bank/0.safetensors"
+WORKFLOW = [REPOSITORY / "Snakefile", *(REPOSITORY / "tdabench").glob("workflow/*")]
+RULE = re.compile(r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)*)", re.MULTILINE)
 NEEDS_GPU = {
     name
-    for name, text in re.findall(
-        r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)*)",
-        (REPOSITORY / "Snakefile").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
+    for path in WORKFLOW
+    for name, text in RULE.findall(path.read_text(encoding="utf-8"))
     if re.search(r"^        gpu=", text, re.MULTILINE)
 }
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import EXPERIMENT, PLAIN, Place, jobs, make_place
 from sklearn.metrics import roc_auc_score
 from test_config import _changed, _without, _write
-from test_workflow import EXPERIMENT, PLAIN, Place, jobs, make_place
 
 from tdabench import cli
 from tdabench.experiment.components import instantiate

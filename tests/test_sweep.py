@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from places import EXPERIMENT, PLAIN, Place, make_place
 from scipy.stats import spearmanr
 from test_config import _changed, _without, _write
-from test_workflow import EXPERIMENT, PLAIN, Place, make_place
 
 from tdabench import cli
 from tdabench.attributors.base import Unsupported
