@@ -22,6 +22,7 @@ from fuzz_experiments import GOOD_EXPERIMENTS, spoil_experiment
 
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 
 CLEAR = (ValueError, TypeError, OSError, ImportError)
 SECONDS = 5
@@ -64,7 +65,7 @@ def _plan(path: Path) -> None:
     experiment = load_experiment(path)
     point = next(iter(experiment.sweep.points)) if experiment.sweep else None
     for stage in STAGES:
-        experiment.stage_settings(stage, next(iter(experiment.methods)), point)
+        stage_settings(experiment, stage, next(iter(experiment.methods)), point)
     for method in experiment.methods:
         range(experiment.num_chains(method))
         experiment.has_calibration(method)

@@ -14,6 +14,7 @@ import torch
 
 from tdabench import cli, stages
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.storage.records import save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -239,7 +240,7 @@ def test_a_rule_runs_its_stage_with_its_settings_and_keeps_a_log(rule):
 def test_every_rule_has_settings_in_the_experiment(rule):
     experiment = load_experiment(REPOSITORY / "experiments" / "lds_digits.yaml")
 
-    settings = experiment.stage_settings(rule, "random")
+    settings = stage_settings(experiment, rule, "random")
 
     assert settings.startswith("{")
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tdabench import forkserver
+from tdabench.runtime import forked, forkserver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server needs Linux")
 REPOSITORY = Path(__file__).parents[1]
 # Starts a server, runs commands one after another (each a line of shell), and says what each came to.
 OWNER = """
 import signal, subprocess, sys
-from tdabench import forkserver
+from tdabench.runtime import forked, forkserver
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, as in the background
 forkserver.GPUS = ()
 server = forkserver.start()
@@ -43,7 +43,7 @@ training: {optimizer: adamw, epochs: 1, batch_size: 32, learning_rate: 0.01, wei
 bank: {subsets: 6, fraction: 0.5, retrains: 1}
 methods: {random: {attributor: "tdabench.attributors.baselines:Random"}}
 """
-COMMAND = "exec env OMP_NUM_THREADS=1 tdabench dataset experiments/told.yaml --output results/told/dataset.safetensors"
+COMMAND = "exec env OMP_NUM_THREADS=1 tdabench dataset experiments/told.yaml"
 
 
 class Owner:
@@ -116,7 +116,7 @@ def test_a_command_runs_in_a_fork_with_its_own_folder_variables_and_output(owner
         "print('said', os.environ['MINE'], os.getcwd()); sys.stderr.write('erred\\n'); raise ValueError('no data here')"
     )
 
-    command = COMMAND.replace("exec env", "MINE=seven exec env").replace(" --output", " > said 2> erred --output")
+    command = COMMAND.replace("exec env", "MINE=seven exec env") + " > said 2> erred"
     status = owner.run(told, command)
 
     assert status == 1
@@ -135,7 +135,8 @@ def test_the_server_holds_torch_in_one_thread_and_nothing_of_the_package_but_its
         held = (owner.folder / "modules").read_text().split()
         time.sleep(0.5)
 
-    ours = [place for place, name in enumerate(held) if name.startswith("tdabench.")]
+    own = ("tdabench.runtime", "tdabench.runtime.forked")  # the server's
+    ours = [place for place, name in enumerate(held) if name.startswith("tdabench.") and name not in own]
     assert held.index("torch") < held.index("kronfluence.analyzer") < held.index("scipy.stats") < min(ours)
     assert owner.server.num_threads() == 1
 
@@ -157,7 +158,7 @@ def test_what_was_left_for_the_end_of_the_interpreter_is_done(owner):
         "multiprocessing.kept = open('left-open', 'w')\nmultiprocessing.kept.write('kept')\nraise ValueError('-')"
     )
 
-    assert owner.run(told, COMMAND.replace(" --output", " > said --output")) == 1
+    assert owner.run(told, COMMAND + " > said") == 1
 
     assert (owner.folder / "at-exit").is_file()
     assert (owner.folder / "in-thread").is_file()
@@ -366,8 +367,8 @@ def test_no_server_where_its_address_is_too_long(monkeypatch, tmp_path, name):
 
 @pytest.mark.parametrize("stage", ["measure", "plan"])
 def test_what_measures_costs_is_not_forked(monkeypatch, stage):
-    monkeypatch.setattr(forkserver, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
+    monkeypatch.setattr(forked, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
     monkeypatch.setenv("TDABENCH_FORKSERVER", f"{os.getppid()}:/nowhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    assert forkserver.run_in_fork([stage, "experiment"]) is None
+    assert forked.run_in_fork([stage, "experiment"]) is None

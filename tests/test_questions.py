@@ -1,6 +1,5 @@
 """Experiments that ask something else than the LDS: their settings, their files, and what a change reruns."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -14,14 +13,16 @@ from tdabench import cli
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.sections import RemovalSettings
+from tdabench.runtime.machine import Machine
 from tdabench.stages.bench import Bench
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_tensors
 from tdabench.training.losses import image_loss
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
 REPOSITORY = Path(__file__).parents[1]
 METHODS = ("gradsim", "random", "trak")
-STAGES = ("dataset", "split", "train", "retrain", "attribute", "evaluate", "keep", "remove", "contrast", "detect")
+STAGES = ("dataset", "split", "train", "retrain", "attribute", "judge", "keep", "remove", "contrast", "detect")
 REMOVAL = {"counts": [1, 10], "queries": 4, "retrains": 2}
 # Like test_workflow's, with a method that can't run on 120 examples in the place of BIF, and no bank.
 ASKING = (
@@ -122,7 +123,7 @@ def test_a_share_of_wrong_labels_that_cannot_be_is_refused(tmp_path, share, mess
         ({"data": {"reference": 200}}, {"train", "retrain", "attribute", "keep", "remove"}),
         ({"data": {"train_sizes": [100]}}, {"contrast", "detect"}),
         ({"training": {"epochs": 3}}, {"train", "retrain", "keep", "remove"}),
-        ({"evaluation": {"resamples": 200}}, {"evaluate", "contrast", "detect"}),
+        ({"evaluation": {"resamples": 200}}, {"judge", "contrast", "detect"}),
         ({"seed": 4}, set(STAGES) - {"dataset"}),
         ({"repeats": 3}, {"contrast", "detect"}),
     ],
@@ -145,7 +146,7 @@ def test_a_question_changes_no_settings_of_the_stages_that_were_there(tmp_path):
     before = load_experiment(_write(tmp_path, _changed("seed", 3)))
     after = load_experiment(_write(tmp_path, _changed("removal", REMOVAL)))
 
-    for stage in ("dataset", "split", "train", "retrain", "attribute", "evaluate", "report"):
+    for stage in ("dataset", "split", "train", "retrain", "attribute", "judge", "report"):
         assert after.stage_settings(stage, "random") == before.stage_settings(stage, "random")
     # Splits on disk were made before there was this key.
     assert "mislabelled" not in json.loads(before.stage_settings("split"))
@@ -171,19 +172,22 @@ def each(rule: str) -> set[str]:
     return {f"{rule} {method}" for method in METHODS}
 
 
-LAST = {"contrast", "detect", "report_without_bank"}
-SCORED = {*each("attribute"), *each("diagnose"), "agree"}
-RETRAINED = {"keep", *each("remove"), "contrast", "report_without_bank"}
+ANSWERED = {"contrast", "detect", "report"}
+SCORED = {*each("attribute"), "judge", *ANSWERED}
+REMOVED = {"keep", *each("remove"), "contrast", "report"}
 
 
 @pytest.mark.slow
 def test_a_run_without_a_bank_makes_no_bank_and_every_job_once(run):
     place, terminal = run
 
-    expected = {"dataset", "split", "train 0", *each("properties"), *SCORED, *RETRAINED, "detect"}
+    expected = {"dataset", "split", "train 0", *each("properties"), *SCORED, *REMOVED}
     assert jobs(terminal) == expected
     assert not list(place.results.rglob("lds*"))
     assert not (place.results / "0/120/bank").exists()
+    judgement = load_json(place.results / "0/120/judgement.json")
+    assert set(judgement) == {"record", "statuses", "agreement"}
+    assert [(row["first"], row["second"]) for row in judgement["agreement"]] == [("gradsim", "random")]
 
 
 def test_the_removal_table_has_its_columns_and_a_row_for_each_method_and_count(asked):
@@ -314,45 +318,28 @@ def test_the_cost_of_every_removal_is_in_the_cost_table(asked):
 # What a change reruns
 
 
-@pytest.fixture
-def place(asked: Place):
-    before = asked.read("experiments/tiny.yaml")
-    yield asked
-    asked.write("experiments/tiny.yaml", before)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("# Real digits, as few as possible.", "# Another comment.", set()),
-        ("counts: [1, 10]", "counts: [1, 20]", each("remove") | {"contrast", "report_without_bank"}),
-        ("queries: 4,", "queries: 5,", RETRAINED),
-        ("retrains: 2}", "retrains: 3}", RETRAINED),
-        ("retrains: 2}", "retrains: 2, methods: [gradsim]}", {"contrast", "report_without_bank"}),
-        (
-            "mislabelled: 0.1",
-            "mislabelled: 0.2",
-            {"split", "train 0", *SCORED, *RETRAINED, "detect"},
-        ),
-        ("resamples: 100", "resamples: 200", {"agree", *LAST}),
-        (
-            "proj_dim: 512",
-            "proj_dim: 600",
-            {"attribute trak", "diagnose trak", "properties trak", "remove trak", "agree", *LAST},
-        ),
-        ("epochs: 2", "epochs: 3", {"train 0", *SCORED, *RETRAINED, "detect"}),
-        (
-            "removal: {",
-            "bank: {subsets: 6, fraction: 0.5}\nremoval: {",
-            {"retrain 0", *each("evaluate"), *each("grow"), "compare", "report"},
-        ),
+        ("counts: [1, 10]", "counts: [1, 20]", each("remove") | {"contrast", "report"}),
+        ("retrains: 2}", "retrains: 3}", REMOVED),
+        ("retrains: 2}", "retrains: 2, methods: [gradsim]}", {"contrast", "report"}),
+        ("mislabelled: 0.1", "mislabelled: 0.2", {"split", "train 0", *SCORED, *REMOVED}),
+        ("resamples: 100", "resamples: 200", {"judge", *ANSWERED}),
+        ("proj_dim: 512", "proj_dim: 600", {"attribute trak", "properties trak", "remove trak", "judge", *ANSWERED}),
+        ("removal: {", "bank: {subsets: 6, fraction: 0.5}\nremoval: {", {"retrain 0", "judge", "report"}),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(place, old, new, expected):
-    place.change(old, new)
+def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(asked, old, new, expected):
+    before = asked.read("experiments/tiny.yaml")
+    asked.change(old, new)
 
-    assert place.plan() == expected
+    planned = asked.plan()
+    asked.write("experiments/tiny.yaml", before)
+
+    assert planned == expected
 
 
 # Wrong labels and the data
@@ -361,7 +348,7 @@ def test_a_change_of_the_experiment_reruns_what_it_concerns_and_nothing_else(pla
 def test_planted_labels_reach_the_attribution_set_and_not_the_rest_of_the_reference(asked, tmp_path):
     text = asked.read("experiments/tiny.yaml").replace("tuning_queries: 10", "tuning_queries: 10, reference: 300")
     (tmp_path / "tiny.yaml").write_text(text)
-    bench = _bench(asked, experiment=tmp_path / "tiny.yaml")
+    bench = _bench(asked, tmp_path)
     pool = bench.split["pool"]
 
     wrong = (bench.reference["label"] != bench.data.train_labels[pool[:300]]).nonzero().flatten()
@@ -377,12 +364,10 @@ def test_planted_labels_reach_the_attribution_set_and_not_the_rest_of_the_refere
 
 @pytest.mark.parametrize(
     ("stage", "message"),
-    [("contrast", "tiny.yaml asks for no removal: give it the key removal"), ("detect", "tiny.yaml plants no wrong")],
+    [("contrast", "tiny asks for no removal: give it the key removal"), ("detect", "tiny plants no wrong")],
 )
 def test_a_question_that_is_not_asked_has_no_answer(tmp_path, capsys, stage, message):
-    experiment = _write(tmp_path, _changed("seed", 3))
-
-    status = cli.main([stage, str(experiment), "--output", str(tmp_path)])
+    status = cli.main([stage, str(_write(tmp_path, _changed("seed", 3)))])
 
     assert status == 1
     assert message in capsys.readouterr().err
@@ -397,14 +382,6 @@ def test_the_experiments_that_are_shipped_can_be_built(name):
         instantiate(method, f"methods.{key}")
 
 
-def _bench(place: Place, experiment: Path | None = None) -> Bench:
-    return Bench(
-        argparse.Namespace(
-            experiment=experiment or place.path / "experiments/tiny.yaml",
-            dataset=place.results / "dataset.safetensors",
-            split=place.results / "0/split.safetensors",
-            train_size=120,
-            device="cpu",
-            threads=1,
-        )
-    )
+def _bench(place: Place, folder: Path | None = None) -> Bench:
+    experiment = load_experiment((folder or place.path / "experiments") / "tiny.yaml")
+    return Bench(experiment, Cell(place.results, 0, 120), Machine(device="cpu"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, MEMORY, Costs, Size, load_costs
+from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
 
 if TYPE_CHECKING:
     from tdabench.experiment.read import Experiment
@@ -115,10 +115,8 @@ def cost_of(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None = None
 ) -> dict[str, float] | None:
     """Return each quantity of one job without its start; None if it was not measured."""
-    if rule == "train":
-        return _train(experiment, costs, train_size)
-    if rule == "retrain":
-        return _retrain(experiment, costs, train_size)
+    if rule in ("train", "retrain"):
+        return (_train if rule == "train" else _retrain)(experiment, costs, train_size)
     if rule == "evaluate":
         return costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
     if rule in ("attribute", "sample", "calibrate"):
@@ -160,12 +158,7 @@ def _add_memory(found: dict[str, float], device: int, host: int) -> dict[str, fl
 
 
 def _train(experiment: "Experiment", costs: Costs, examples: int) -> dict[str, float] | None:
-    size, recipe = training_size(experiment, examples), experiment.training
-    found = costs.predict("train", size)
-    if found is not None and "train" not in costs.batches:  # measured by an older version: memory is that of a batch
-        batch = Size(train=min(size.train, min(recipe.epochs, MEASURED_EPOCHS) * recipe.batch_size))
-        of_batch = costs.predict("train", batch)
-        found |= {name: of_batch[name] for name in MEMORY}
+    found = costs.predict("train", training_size(experiment, examples))
     held = costs.example_bytes * examples
     return None if found is None else _add_memory(found, held, held)
 
@@ -205,13 +198,14 @@ def _job(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, count: int, method: str | None = None
 ) -> Job:
     found = cost_of(rule, experiment, costs, train_size, method)
+    known = found or dict.fromkeys(("seconds", "host_bytes", "device_bytes"))
     return Job(
         rule=rule,
         what=f"{train_size:,}" if method is None else f"{method}, {train_size:,}",
         count=count * experiment.repeats,
         seconds=None if found is None else costs.start_seconds + found["seconds"],
-        host_bytes=None if found is None else found["host_bytes"],
-        device_bytes=None if found is None else found["device_bytes"],
+        host_bytes=known["host_bytes"],
+        device_bytes=known["device_bytes"],
         disk_bytes=_output_bytes(rule, experiment, costs, train_size, method, found or {}),
     )
 

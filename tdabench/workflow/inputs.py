@@ -38,10 +38,15 @@ def experiment_names() -> list[str]:
     return [name for name in names if name not in STAGES]
 
 
-def settings_of(stage: str) -> Callable[[Any], str]:
-    """Make a params function: the settings that a job depends on. A change reruns it, and a job refuses others."""
+def settings_of(stage: str, measure: Any = None) -> Callable[[Any], str]:
+    """Make a params function: the settings that a job depends on. A change reruns it, and a job refuses others.
+
+    Args:
+        measure: The checkpoint that says how many shards there are, for a job of one of them.
+    """
 
     def settings(wildcards: Any) -> str:
+        _wait_for(measure, experiment_of(wildcards.experiment))
         names = ("method", "point", "size", "train_size")
         return _hash(stage, wildcards.experiment, *(wildcards.get(name) for name in names))
 
@@ -65,7 +70,7 @@ def named_files(wildcards: Any) -> dict[str, str]:
     known = {}
     with contextlib.suppress(FileNotFoundError, ValueError):  # not made yet, or damaged: its readers say so
         known = load_record(Path("results", wildcards.experiment, "dataset.safetensors")).get("files", {})
-    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")), known)
+    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")).expanduser(), known)
 
 
 def every(pattern: str, *, when: Choice = lambda _: True, **values: Choice) -> Paths:
@@ -105,8 +110,7 @@ def bank_of(measure: Any) -> Paths:
         experiment = experiment_of(wildcards.experiment)
         if experiment.bank is None:
             return []
-        if experiment.bank.shards == "auto":
-            measure.get(experiment=experiment.name)
+        _wait_for(measure, experiment)
         costs = measured_costs(experiment.name)
         repeats, sizes = (wildcards.get(name) for name in ("repeat", "train_size"))
         return [
@@ -122,9 +126,19 @@ def bank_of(measure: Any) -> Paths:
 def costs_of(wildcards: Any) -> Any:
     """Return the file of measured costs where jobs are cut by it: they wait for it, and ask for what it says."""
     experiment = experiment_of(wildcards.experiment)
-    if experiment.bank is None or experiment.bank.shards != "auto":
+    if not _is_cut_by_costs(experiment):
         return []
     return ancient(f"results/{experiment.name}/measure/costs.json")
+
+
+def _is_cut_by_costs(experiment: Experiment) -> bool:
+    return experiment.bank is not None and experiment.bank.shards == "auto"
+
+
+def _wait_for(measure: Any, experiment: Experiment) -> None:
+    """Let Snakemake ask again once it is measured how many shards there are, where that is left to it."""
+    if measure is not None and _is_cut_by_costs(experiment):
+        measure.get(experiment=experiment.name)
 
 
 def chains_of(wildcards: Any) -> list[str]:

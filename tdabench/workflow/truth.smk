@@ -96,7 +96,7 @@ rule retrain:
         gpu=1,
         **needs_of("retrain"),
     params:
-        settings=settings_of("retrain"),
+        settings=settings_of("retrain", checkpoints.measure),
     shell:
         "tdabench retrain {input.experiment} --repeat {wildcards.repeat} --train-size {wildcards.train_size}"
         " --shard {wildcards.shard} --planned {params.settings} --threads {threads} > {log} 2>&1"

@@ -22,7 +22,7 @@ from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.bank.shards import load_shards
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.lds.judge import compare_scores
+from tdabench.questions.lds.judge import judge_cell
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -72,7 +72,7 @@ def attribute(bench: Bench, method: Attributor) -> Tensor:
 def difference_of_lds(bench: Bench, default: Tensor, fast: Tensor) -> dict[str, Any]:
     """Compare two sets of scores on the folder's bank, paired."""
     bank = load_shards(sorted((bench.cell.folder / "bank").glob("*.safetensors")))
-    return compare_scores(
+    return judge_cell(
         {"fast": fast.float(), "default": default.float()},
         bank.masks,
         bank.loss,
@@ -80,7 +80,7 @@ def difference_of_lds(bench: Bench, default: Tensor, fast: Tensor) -> dict[str, 
         num_scored=len(bench.split["query"]),
         seed=bench.experiment.seed,
         place=(bench.cell.repeat, bench.size),
-    )
+    )["comparison"]
 
 
 def report(bench: Bench, default: Tensor, fast: Tensor) -> float:
