@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 from made_costs import make_costs, make_experiment
+from snakemake.iocontainers import Wildcards
 
 from tdabench.planning.costs import COSTS_FILE
 from tdabench.planning.needs import _load, gpus_of, megabytes, minutes, needs_of
@@ -30,51 +31,33 @@ def test_a_short_job_still_asks_for_five_minutes_and_a_gigabyte():
     assert megabytes({**COST, "host_bytes": 1e6}, 1) == 1000
 
 
-def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").mkdir()
-    make_experiment(tmp_path / "experiments")
-    _load.cache_clear()
-    job = _Wildcards(experiment="made", train_size="250", method="bif")
-    before = needs_of("sample", "runtime")(job, 1)
-
-    save_json(tmp_path / "results" / "made" / COSTS_FILE, dataclasses.asdict(_costs()), {})
-
-    assert before == 60
-    assert needs_of("sample", "runtime")(job, 1) == 201  # twice 6,000 s and a start
-    assert needs_of("sample", "mem_mb")(job, 1) == 1500
-    assert needs_of("attribute", "runtime")(job, 1) == 60
-
-
-def test_a_method_whose_work_several_processes_share_asks_for_as_many_gpus(tmp_path, monkeypatch):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Work in a folder with the experiment ``made``, one of whose methods is shared by four processes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
     make_experiment(tmp_path / "experiments", **{"strategy: ekfac, damping": "strategy: ekfac, processes: 4, damping"})
     _load.cache_clear()
-
-    gpus = [gpus_of(_Wildcards(experiment="made", method=method)) for method in ("ekfac", "kfac")]
-
-    assert gpus == [4, 1]
+    return tmp_path
 
 
-def test_a_rule_without_a_size_asks_for_what_is_not_measured(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").mkdir()
-    make_experiment(tmp_path / "experiments")
-    _load.cache_clear()
-    save_json(tmp_path / "results" / "made" / COSTS_FILE, dataclasses.asdict(_costs()), {})
+def test_the_needs_of_a_rule_follow_the_measurement_that_lies_in_the_results(here):
+    job, costs = {"train_size": "250", "method": "bif"}, make_costs(1.0, **{"sample:bif": 6000.0, "evaluate": 600.0})
+    before = _asked("sample", **job)
 
-    assert needs_of("report", "mem_mb")(_Wildcards(experiment="made"), 2) == 8000
+    save_json(here / "results" / "made" / COSTS_FILE, dataclasses.asdict(costs), {})
 
-
-class _Wildcards(dict):
-    """Wildcards as Snakemake gives them: by attribute, and by key."""
-
-    __getattr__ = dict.__getitem__
-
-    def get(self, name: str, default: object = None) -> object:
-        return dict.get(self, name, default)
+    assert before == (60, 4000)
+    assert _asked("sample", **job) == (201, 1500)  # twice 6,000 s and a start
+    assert _asked("attribute", **job)[0] == 60  # not measured
+    assert _asked("judge", train_size="250")[0] == 181  # nine methods of 600 s each
+    assert _asked("report", attempt=2) == (120, 8000)
 
 
-def _costs() -> object:
-    return make_costs(1.0, **{"sample:bif": 6000.0})
+def test_a_method_whose_work_several_processes_share_asks_for_as_many_gpus(here):
+    assert [gpus_of(Wildcards(fromdict={"experiment": "made", "method": one})) for one in ("ekfac", "kfac")] == [4, 1]
+
+
+def _asked(rule: str, attempt: int = 1, **wildcards: str) -> tuple[int, int]:
+    needs, job = needs_of(rule), Wildcards(fromdict={"experiment": "made", **wildcards})
+    return needs["runtime"](job, attempt), needs["mem_mb"](job, attempt)
