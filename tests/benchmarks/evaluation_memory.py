@@ -1,4 +1,4 @@
-"""Memory and time of the stages that read all scores, at the size of a large benchmark, against the limit they know."""
+"""Memory and time of the stage that reads all scores, at the size of a large benchmark, against the limit it knows."""
 
 import argparse
 import os
@@ -13,6 +13,8 @@ import torch
 import yaml
 from _ratio import verdict
 
+from tdabench.experiment.read import load_experiment
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import create_mapped_tensor, make_record, save_tensors
 
 # A stage as its command runs it, which says in the end how much of it was ever resident, in KiB.
@@ -35,43 +37,38 @@ def main() -> None:
     for name, value in sizes.items():
         parser.add_argument(name, type=int, default=value)
     parser.add_argument("--memory-gib", type=float, default=4.0)
-    parser.add_argument(
-        "--stages", nargs="+", default=["evaluate", "compare"], choices=["evaluate", "compare", "agree"]
-    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        files = _write(Path(folder), arguments)
-        for stage in arguments.stages:
-            peak, wall, seconds = _run(stage, Path(folder), files)
-            sys.stdout.write(f"  {stage}: {peak:.2f} GiB, {wall:.0f} s\n")
-            verdict(f"{stage}: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
-            verdict(f"{stage}: CPU seconds", seconds, at_most=SECONDS)
+        _write(Path(folder), arguments)
+        peak, wall, seconds = _run(Path(folder), arguments.train)
+        sys.stdout.write(f"  {peak:.2f} GiB, {wall:.0f} s\n")
+        verdict("judge: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
+        verdict("judge: CPU seconds", seconds, at_most=SECONDS)
 
 
-def _write(folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
+def _write(folder: Path, arguments: argparse.Namespace) -> None:
+    cell = Cell(folder / "results/large", 0, arguments.train)
     generator = torch.Generator().manual_seed(0)
     methods = [f"method_{place}" for place in range(arguments.methods)]
     (folder / "large.yaml").write_text(yaml.safe_dump(_describe(methods, arguments)))
-    record = {**make_record({}), "status": "ok"}
+    bank = load_experiment(folder / "large.yaml").bank
+    record = {**make_record({}, bank=bank, seed=0, stream=["bank"]), "status": "ok"}
     # One query in a hundred is for tuning: all of them are read.
     scored = arguments.queries - arguments.queries // 100
-    save_tensors(folder / "split.safetensors", {"query": torch.arange(scored)}, record)
+    save_tensors(cell.split, {"query": torch.arange(scored)}, record)
     scores = create_mapped_tensor(folder / "mapped", (arguments.queries, arguments.train))
     for rows in scores.split(100):
         rows.normal_(generator=generator)
-    paths = [folder / f"{method}.safetensors" for method in methods]
+    paths = [cell.scores(method) for method in methods]
     save_tensors(paths[0], {"scores": scores}, record)
     for path in paths[1:]:
         os.link(paths[0], path)
-    banks = []
-    for shard in range(arguments.shards):
+    for shard, path in enumerate(cell.bank(arguments.shards)):
         subsets = range(shard, arguments.subsets, arguments.shards)
         masks = torch.rand(len(subsets), arguments.train, generator=generator).argsort(dim=1) < arguments.train // 2
         loss = torch.randn(len(subsets), 2, arguments.queries, generator=generator)
-        banks.append(folder / f"bank-{shard}.safetensors")
-        save_tensors(banks[-1], {"masks": masks, "loss": loss, "margin": -loss}, record)
-    return {"scores": list(map(str, paths)), "bank": list(map(str, banks))}
+        save_tensors(path, {"masks": masks, "loss": loss, "margin": -loss}, record)
 
 
 def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, object]:
@@ -91,15 +88,11 @@ def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, ob
     }
 
 
-def _run(stage: str, folder: Path, files: dict[str, list[str]]) -> tuple[float, float, float]:
-    """Run a stage; return its peak of resident memory in GiB, its seconds, and its CPU seconds."""
-    size = yaml.safe_load((folder / "large.yaml").read_text())["data"]["train_sizes"][0]
-    command = [sys.executable, "-c", RUN, stage, str(folder / "large.yaml"), "--repeat", "0", "--train-size", str(size)]
-    command += ["--split", str(folder / "split.safetensors"), "--output", str(folder / f"{stage}.json"), "--scores"]
-    command += files["scores"][:1] if stage == "evaluate" else files["scores"]
-    command += [] if stage == "agree" else ["--bank", *files["bank"]]
+def _run(folder: Path, size: int) -> tuple[float, float, float]:
+    """Judge; return the peak of resident memory in GiB, seconds, and CPU seconds."""
+    command = [sys.executable, "-c", RUN, "judge", "large.yaml", "--repeat", "0", "--train-size", str(size)]
     start, before = time.perf_counter(), _cpu_seconds_of_children()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
     return int(done.stdout) / 2**20, time.perf_counter() - start, _cpu_seconds_of_children() - before
 
 

@@ -23,8 +23,10 @@ from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
 from tdabench.questions.lds.judge import compare_scores
+from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_record, load_tensors
 from tdabench.training.losses import image_loss
 
@@ -49,17 +51,8 @@ def other_settings(default: BIF) -> dict[str, BIF]:
 
 def load_bench(experiment: Path, folder: Path) -> Bench:
     """Load the data and split of a folder of results."""
-    top = folder.parents[1]
-    return Bench(
-        argparse.Namespace(
-            experiment=experiment,
-            threads=1,
-            device="cpu",
-            dataset=top / "dataset.safetensors",
-            split=folder.parent / "split.safetensors",
-            train_size=int(folder.name),
-        )
-    )
+    cell = Cell(folder.parents[1], int(folder.parent.name), int(folder.name))
+    return Bench(load_experiment(experiment), cell, Machine(device="cpu"))
 
 
 def attribute(bench: Bench, folder: Path, method: Attributor) -> Tensor:
