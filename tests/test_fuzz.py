@@ -27,6 +27,7 @@ import yaml
 from tdabench import cli
 from tdabench.bank.bank import make_bank, save_bank
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.storage.records import make_record, save_tensors
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(0)]
@@ -152,7 +153,7 @@ def _plan(path: Path) -> None:
     point = next(iter(experiment.sweep.points)) if experiment.sweep else None
     for method in experiment.methods:
         for stage in ("dataset", "split", "train", "retrain", "attribute", "sample", "calibrate", "report", "sweep"):
-            experiment.stage_settings(stage, method, point)
+            stage_settings(experiment, stage, method, point)
         range(experiment.num_chains(method))
         experiment.has_calibration(method)
 

@@ -99,7 +99,7 @@ def test_values_that_differ_in_their_last_digits_have_different_names():
         ({"strategy": ["a b"]}, r"sweep\.grid\.strategy may hold .* of letters, digits and _\.\+-, got 'a b'"),
         ({"a/b": [1]}, r"sweep\.grid needs names of settings, got 'a/b'"),
         ({"3": [1]}, r"sweep\.grid needs names of settings, got '3'"),
-        ([1], r"sweep\.grid must be of type dict, got \[1\]"),
+        ([1], r"sweep\.grid must be a mapping of keys to values, got \[1\]"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(tmp_path, grid, message):
@@ -164,8 +164,8 @@ def test_a_point_depends_on_its_own_settings_and_not_on_those_of_the_method_or_o
 
     assert slice_of(after["other base"]) == slice_of(after["more points"]) == slice_of(before)
     assert slice_of(after["more draws"]) != slice_of(before)
-    assert after["more points"].stage_settings("choose") != stage_settings(before, "choose")
-    assert after["other base"].stage_settings("choose") == stage_settings(before, "choose")
+    assert stage_settings(after["more points"], "choose") != stage_settings(before, "choose")
+    assert stage_settings(after["other base"], "choose") == stage_settings(before, "choose")
 
 
 def test_a_sweep_changes_no_settings_of_the_other_stages(tmp_path):
@@ -188,7 +188,7 @@ def test_a_sweep_changes_no_settings_of_the_other_stages(tmp_path):
 )
 def test_a_point_that_is_not_there_is_refused(tmp_path, text, point, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_experiment(_write(tmp_path, text)).stage_settings("sweep", None, point)
+        stage_settings(load_experiment(_write(tmp_path, text)), "sweep", None, point)
 
 
 def test_an_experiment_without_a_sweep_has_nothing_to_choose(tmp_path, capsys):
