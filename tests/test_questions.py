@@ -85,8 +85,8 @@ def test_an_experiment_that_asks_nothing_is_refused(tmp_path):
         ({"queries": 1}, r"removal\.queries must be at least 2, got 1"),
         ({"queries": 21}, r"removal\.queries must be at most data\.queries \(20\), got 21"),
         ({"retrains": 0}, r"removal\.retrains must be at least 1, got 0"),
-        ({"methods": []}, r"removal\.methods must be null or different methods, got \[\]"),
-        ({"methods": ["random", "random"]}, r"removal\.methods must be null or different methods, got \['random'"),
+        ({"methods": []}, r"removal\.methods must be different methods or null, got \[\]"),
+        ({"methods": ["random", "random"]}, r"removal\.methods must be different methods or null, got \['random'"),
         ({"methods": ["bif"]}, r"There is no method bif for removal\.methods; there are random, gradsim"),
     ],
 )

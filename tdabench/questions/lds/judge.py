@@ -47,7 +47,7 @@ def judge_cell(
     Returns:
         ``lds``: by method, the numbers of ``evaluate_scores``. ``comparison``: ``methods`` (by name: ``lds`` with
         interval, ``share`` of the ceiling, null band, ``variance`` by source, the bootstrap's ``draws``), ``pairs``,
-        ``ranking``, ``reliability``, and counts. ``agreement``: the ``pairs`` of ``compare_methods``.
+        ``ranking``, ``reliability``, and counts. ``agreement``: the rows of ``compare_methods``.
 
     Raises:
         ValueError: If masks, losses and scores disagree, scores are not finite, every query's losses are constant,
@@ -59,7 +59,7 @@ def judge_cell(
     if len(scores) > 1:
         generator, beside = make_generator(seed, "agreement", *place), masks.nbytes + losses.nbytes
         pairs = compare_methods(scores, settings, num_scored=num_scored, generator=generator, beside=beside)
-    return {"lds": lds, "comparison": comparison, "agreement": {"pairs": pairs}}
+    return {"lds": lds, "comparison": comparison, "agreement": pairs}
 
 
 def _judge(
