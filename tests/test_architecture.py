@@ -170,6 +170,7 @@ def test_no_default_of_an_argument_is_shared_and_mutable(source):
         "experiment/read",
         "experiment/sections",
         "experiment/grids",
+        "experiment/plug_ins",
         "experiment/settings",
         "experiment/complaints",
         "experiment/slices",

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tdabench.experiment.components import Component, describe, instantiate
 from tdabench.experiment.derived import models_of
+from tdabench.experiment.plug_ins import hash_plug_in
 from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.experiment.sections import (
     BankSettings,
@@ -647,6 +648,34 @@ def test_editing_a_plug_ins_file_changes_its_stage(tmp_path, monkeypatch, place,
     plug_in.write_text("class Mine: '''Edited.'''\n")
 
     assert stage_settings(experiment, stage, "random") != before
+
+
+@pytest.mark.parametrize("module", ["mine", "theirs.mine"])
+def test_a_file_that_a_plug_in_imports_from_beside_it_counts_and_no_other(tmp_path, monkeypatch, module):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    imports = {
+        "mine.py": "from helper import score\nimport tdabench.cost\nclass Mine: ...",
+        "theirs/mine.py": "from . import near\nfrom helper import score\nclass Mine: ...",
+        "theirs/__init__.py": "",
+        "theirs/near.py": "import helper",
+        "helper.py": "def score():\n    import deeper",
+        "deeper.py": "import json, helper",
+        "other.py": "",
+        "json.py": "(",
+    }
+    for name, text in imports.items():
+        (tmp_path / name).write_text(text)
+    before, changed = hash_plug_in(module), {}
+
+    for name, text in imports.items():
+        (tmp_path / name).write_text(f"{text}\n# Edited.")
+        changed[name] = hash_plug_in(module) != before
+        (tmp_path / name).write_text(text)
+
+    beside = {"helper.py", "deeper.py", "json.py"}
+    own = {"mine.py"} if module == "mine" else {"theirs/mine.py", "theirs/near.py", "theirs/__init__.py"}
+    assert {name for name, differs in changed.items() if differs} == beside | own
 
 
 def test_only_a_plug_in_that_is_there_has_a_hash_of_its_file():
