@@ -40,6 +40,17 @@ def test_a_spread_counts_the_variance_of_single_cells_once(subset, query, single
         assert np.mean(raw) ** 0.5 > 1.6 * truth  # the root of 3
 
 
+def test_the_deviations_of_a_spread_have_its_standard_error_and_no_mean():
+    draws = torch.randn(500, 2, generator=make_generator(0, "draws"), dtype=torch.float64) + 3
+
+    spread = make_spread(torch.arange(5.0).double(), draws[:, 0], draws[:, 1] / 10, num_subsets=20)
+
+    assert spread.mean == 2
+    assert spread.deviations.mean().item() == pytest.approx(0, abs=1e-12)
+    assert spread.deviations.std().item() == pytest.approx(spread.standard_error, rel=1e-9)
+    assert spread.freedom == 4
+
+
 @pytest.mark.parametrize("deviation", [0.5, 0.2, 1e-3])
 @pytest.mark.parametrize(("queries", "subsets"), [(40, 400), (400, 13)])
 def test_the_p_value_is_students_with_the_fewer_degrees_of_freedom_and_has_no_floor(deviation, queries, subsets):
