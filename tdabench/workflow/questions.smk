@@ -220,6 +220,10 @@ rule report:
             "results/{experiment}/{repeat}/{train_size}/judgement.json",
             when=lambda experiment: experiment.is_scored,
         ),
+        diagnoses=every(
+            "results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json",
+            when=lambda experiment: experiment.is_scored,
+        ),
         properties=every(
             "results/{experiment}/properties/{method}.json",
             when=lambda experiment: experiment.is_scored,
