@@ -28,8 +28,8 @@ SECONDS = 5
 BYTES = 2 * 2**30
 GOOD_OUTCOMES = ("read", "refused")
 STAGES = (
-    "dataset", "split", "train", "retrain", "keep", "remove", "evaluate", "diagnose", "grow", "compare", "agree",
-    "contrast", "detect", "report", "sweep", "choose", "attribute", "sample", "calibrate", "vary", "properties",
+    "dataset", "split", "train", "retrain", "keep", "remove", "judge", "contrast", "detect", "report", "sweep",
+    "choose", "attribute", "sample", "calibrate", "vary", "properties",
 )  # fmt: skip
 
 
