@@ -140,29 +140,10 @@ def test_an_experiment_that_is_not_there_is_a_clear_error(there, capsys):
     assert "There is no experiment file experiments/nothing.yaml" in capsys.readouterr().err
 
 
-def test_an_interrupted_measurement_goes_on_with_the_methods_that_it_had_not_done(tmp_path, monkeypatch):
-    (tmp_path / "experiments").mkdir()
-    methods = 'first: {attributor: "cut:Counted"}\n  second: {attributor: "cut:Cut"}\n'
-    (tmp_path / "experiments" / "tiny.yaml").write_text(EXPERIMENT.split("  slow:")[0] + "  " + methods)
-    (tmp_path / "cut.py").write_text(CUT)
-    monkeypatch.delitem(sys.modules, "cut", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    with pytest.raises(KeyboardInterrupt):
-        cli.main(["plan", "tiny"])
-    once = (tmp_path / "calls").read_text()
-    (tmp_path / "go").touch()
-    assert cli.main(["plan", "tiny"]) == 0
-
-    assert len(once) == 5  # sizes
-    assert (tmp_path / "calls").read_text() == once
-    assert {"attribute:first", "attribute:second"} <= set(load_costs(tmp_path / COSTS).coefficients)
-    assert [path.name for path in (tmp_path / COSTS).parent.iterdir()] == ["costs.json"]
-
-
-@pytest.mark.parametrize("changed", ["settings", "file"])
-def test_a_method_that_was_changed_after_an_interruption_is_measured_anew(tmp_path, monkeypatch, changed):
+@pytest.mark.parametrize("changed", ["nothing", "settings", "file"])
+def test_an_interrupted_measurement_goes_on_with_the_methods_that_it_had_not_done_or_that_changed(
+    tmp_path, monkeypatch, changed
+):
     (tmp_path / "experiments").mkdir()
     file = tmp_path / "experiments" / "tiny.yaml"
     methods = '  first: {{attributor: "cut:Counted", scale: {}}}\n  second: {{attributor: "cut:Cut"}}\n'
@@ -178,8 +159,11 @@ def test_a_method_that_was_changed_after_an_interruption_is_measured_anew(tmp_pa
     (tmp_path / "go").touch()
     if changed == "settings":
         file.write_text(EXPERIMENT.split("  slow:")[0] + methods.format(2))
-    else:
+    elif changed == "file":
         (tmp_path / "cut.py").write_text(CUT + "# mended\n")
     assert cli.main(["plan", "tiny"]) == 0
 
-    assert (tmp_path / "calls").read_text() == 2 * once
+    assert len(once) == 5  # sizes
+    assert (tmp_path / "calls").read_text() == (once if changed == "nothing" else 2 * once)
+    assert {"attribute:first", "attribute:second"} <= set(load_costs(tmp_path / COSTS).coefficients)
+    assert [path.name for path in (tmp_path / COSTS).parent.iterdir()] == ["costs.json"]

@@ -14,7 +14,7 @@ import yaml
 from test_config import EXPERIMENT, _changed, _write
 
 from tdabench.experiment.read import load_experiment
-from tdabench.experiment.yaml_file import MOST_CHARACTERS, read_yaml
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.records import (
     create_mapped_tensor,
@@ -104,65 +104,6 @@ def test_no_scratch_has_a_name_that_others_could_guess(source):
     assert not [text for text in texts if text.startswith(("/tmp", "/var/tmp", "/dev/shm"))]
 
 
-# YAML
-
-
-@pytest.mark.parametrize(
-    "tag", ["!!python/object:os.system {}", "!!python/object/apply:os.system ['touch ran']", "!!python/name:os.system"]
-)
-def test_a_tag_that_would_make_an_object_is_an_error_and_runs_nothing(tmp_path, monkeypatch, tag):
-    monkeypatch.chdir(tmp_path)
-    path = _write(tmp_path, f"seed: {tag}")
-
-    with pytest.raises(
-        ValueError, match=r"tiny\.yaml is not valid YAML: could not determine a constructor for the tag"
-    ):
-        load_experiment(path)
-
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.yaml"]
-
-
-LAUGHS = "l0: &l0 [lol, lol]\n" + "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 19))
-MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}\n" for n in range(1, 60))
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (LAUGHS, r"with every alias written out it has [\d,]+ characters"),
-        ("a: &a [*a]", "an alias that holds itself"),
-        ("a: " + "[" * 25 + "]" * 25, "it has 26 levels of lists and mappings; 20 are the most"),
-        ("a: " + "[" * 5000, "more than 20 levels"),
-        ("".join(f"l{n}: &l{n} [{f'*l{n - 1}' if n else 1}]\n" for n in range(60)), "it has 61 levels"),
-        ("# " + "x" * MOST_CHARACTERS, "30,002 characters; 30,000 are read at most"),
-        ("seed: 0x" + "f" * 20, "a whole number has 80 bits; 63 are the most"),
-        ("seed: " + "9" * 5000, "Exceeds the limit"),
-        ('a: "\\0"', "a control character"),
-        ('a: "\\e[2J"', "a control character"),
-        ('a: "\\ud800"', "half a character"),
-        ("a: !!bool maybe", "a tag does not fit its value"),
-        ("a: !!timestamp soon", "a tag does not fit its value"),
-        ("a: !!int ''", "a tag does not fit its value"),
-    ],
-    ids=range(14),
-)
-def test_yaml_that_would_take_memory_or_time_or_be_no_text_is_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=rf"tiny\.yaml is not valid YAML: .*{message}"):
-        load_experiment(_write(tmp_path, text))
-
-
-@pytest.mark.timeout(20)
-def test_merges_of_merges_say_every_key_once():
-    assert read_yaml(MERGES)["m59"] == {"a": 1}
-
-
-def test_of_merged_mappings_the_first_counts_and_a_key_beside_them_more():
-    text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {<<: [*a, *b], z: 3}"
-
-    assert read_yaml(text)["c"] == yaml.safe_load(text)["c"] == {"x": 1, "y": 1, "z": 3}
-
-
 # Names
 
 
@@ -241,7 +182,6 @@ def test_a_file_with_an_odd_name_beside_the_experiments_harms_none_of_them(tmp_p
         (experiments / f"{name}.yaml").write_text(good)
     (experiments / "folder.yaml").mkdir()
     (experiments / "broken.yaml").symlink_to("nowhere")
-    (experiments / "laughs.yaml").write_text(LAUGHS)
 
     done = [_plan(tmp_path, target) for target in ("lds_digits", "a b;$(touch ran)", "results/x;touch ran/report.html")]
 
@@ -347,16 +287,15 @@ def test_scratch_on_disk_follows_no_link_either(here):
 
 
 def test_a_workspace_that_is_a_link_out_of_results_is_neither_emptied_nor_used(here):
-    from argparse import Namespace
+    from tdabench.stages.attribution import make_workspace
 
-    from tdabench.stages.attribution import _make_workspace
-
+    cell = Cell(Path("results/tiny"), 0, 100)
     (here.parent / "outside" / "precious").write_text("precious")
-    Path("results/tiny/workspace").mkdir(parents=True)
-    Path("results/tiny/workspace/bif").symlink_to(here.parent / "outside")
+    cell.workspace("bif").parent.mkdir(parents=True)
+    cell.workspace("bif").symlink_to(here.parent / "outside")
 
     with pytest.raises(ValueError, match="workspace/bif/scores leads out of results/"):
-        _make_workspace(Namespace(output=Path("results/tiny/scores/bif.safetensors")), "bif")
+        make_workspace(cell, "bif")
 
     assert (here.parent / "outside" / "precious").read_text() == "precious"
     check_place("elsewhere/scores")
