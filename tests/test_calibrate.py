@@ -12,6 +12,7 @@ import torch
 
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_tensors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,11 +35,7 @@ methods:
 evaluation: {resamples: 100}
 """
 CELL = ("--repeat", "0", "--train-size", "60")
-METHOD = (
-    *(*CELL, "--method", "bif", "--dataset", "results/tiny/dataset.safetensors"),
-    *("--split", "results/tiny/0/split.safetensors", "--checkpoints", "results/tiny/0/60/checkpoints/0.safetensors"),
-)
-CALIBRATION = "results/tiny/0/60/calibrate/bif.json"
+FILES = Cell(Path("results/tiny"), 0, 60)
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +44,11 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrate") / "trained"
     (folder / "experiments").mkdir(parents=True)
     (folder / "experiments" / "tiny.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    results, before = folder / "results" / "tiny", Path.cwd()
-    os.chdir(folder)
-    try:
-        data, split = results / "dataset.safetensors", results / "0" / "split.safetensors"
-        _run("dataset", "--output", str(data))
-        _run("split", "--repeat", "0", "--dataset", str(data), "--output", str(split))
-        checkpoint = results / "0" / "60" / "checkpoints" / "0.safetensors"
-        inputs = ("--dataset", str(data), "--split", str(split), "--checkpoint", "0")
-        _run("train", *CELL, *inputs, "--output", str(checkpoint))
-    finally:
-        os.chdir(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _run("dataset")
+        _run("split", "--repeat", "0")
+        _run("train", *CELL, "--checkpoint", "0")
     return folder
 
 
@@ -70,7 +61,7 @@ def here(trained, tmp_path, monkeypatch):
 
 
 def _run(stage: str, *arguments: str, status: int = 0) -> None:
-    assert cli.main([stage, "experiments/tiny.yaml", *arguments]) == status
+    assert cli.main([stage, "tiny", *arguments]) == status
 
 
 def _error(capsys, stage: str, *arguments: str) -> str:
@@ -80,29 +71,26 @@ def _error(capsys, stage: str, *arguments: str) -> str:
 
 
 def test_the_jobs_of_a_method_with_auto_give_the_same_scores_as_the_method_with_the_values_found(here, capsys):
-    calibrated = ("--calibration", CALIBRATION)
-    chains = [f"results/tiny/0/60/chains/bif-{chain}.safetensors" for chain in range(2)]
-    scores = "results/tiny/0/60/scores/bif.safetensors"
+    _run("calibrate", "--method", "bif", "--write")
+    for chain in range(2):
+        _run("sample", *CELL, "--method", "bif", "--chain", str(chain))
+    _run("attribute", *CELL, "--method", "bif")
 
-    _run("calibrate", *METHOD, "--output", CALIBRATION)
-    for chain, path in enumerate(chains):
-        _run("sample", *METHOD, *calibrated, "--chain", str(chain), "--output", path)
-    _run("attribute", *METHOD, *calibrated, "--chains", *chains, "--output", scores)
-
-    found = load_json(CALIBRATION)
+    found, scores = load_json(FILES.calibration("bif")), load_tensors(FILES.scores("bif"))["scores"]
     values = {name: found["proposed"][name] for name in ("step_size", "steps_between_draws")}
-    record = load_record(scores)
-    traces = load_record("results/tiny/0/60/workspace/bif/traces.safetensors")
+    record, traces = load_record(FILES.scores("bif")), load_record(FILES.traces("bif"))
     assert {name: record["attributor"][name] for name in values} == values
     assert {name: traces["settings"][name] for name in values} == values
     assert record["attributor"]["burn_in"] == 0  # given by its default, not found
     assert record["method"]["settings"]["step_size"] == "auto"
-    assert CALIBRATION in record["inputs"]
+    assert str(FILES.calibration("bif")) in record["inputs"]
     assert record["cost"]["fit"] == found["record"]["cost"]["fit"]
+    assert load_json(FILES.diagnosis("bif"))["draws"] == 5
     _write(here, "auto", f"{values['step_size']}", f"{values['steps_between_draws']}")
-    _run("attribute", *METHOD, "--output", "results/tiny/0/60/scores/by_hand.safetensors")
-    by_hand = load_tensors("results/tiny/0/60/scores/by_hand.safetensors")["scores"]
-    assert torch.equal(load_tensors(scores)["scores"], by_hand)
+    for chain in range(2):
+        _run("sample", *CELL, "--method", "bif", "--chain", str(chain))
+    _run("attribute", *CELL, "--method", "bif")
+    assert torch.equal(load_tensors(FILES.scores("bif"))["scores"], scores)
 
 
 def test_a_person_gets_a_report_and_no_file(here, capsys):
@@ -111,7 +99,7 @@ def test_a_person_gets_a_report_and_no_file(here, capsys):
     _run("calibrate", "--method", "bif")
 
     text = capsys.readouterr().out
-    assert text.startswith("bif of experiments/tiny.yaml, repeat 0, 60 examples\n")
+    assert text.startswith("bif of tiny, repeat 0, 60 examples\n")
     assert "where the chain goes" in text
     for name in ("step_size", "steps_between_draws", "burn_in"):
         assert re.search(rf"^    {name}: [0-9.e-]+", text, re.MULTILINE)
@@ -138,18 +126,18 @@ def test_a_person_who_has_trained_nothing_is_told_the_command_that_does(here, ca
 
 def test_a_method_without_a_calibration_is_an_error_for_a_person_and_an_empty_file_for_the_workflow(here, capsys):
     message = _error(capsys, "calibrate", "--method", "random")
-    _run("calibrate", "--method", "random", "--output", "random.json")
+    _run("calibrate", "--method", "random", "--write")
 
     assert "random (tdabench.attributors.baselines:Random) has no calibration" in message
-    assert load_json("random.json")["proposed"] == {}
-    assert load_record("random.json")["status"] == "nothing to calibrate"
+    assert load_json(FILES.calibration("random"))["proposed"] == {}
+    assert load_record(FILES.calibration("random"))["status"] == "nothing to calibrate"
 
 
 @pytest.mark.parametrize(("stage", "more"), [("attribute", ()), ("sample", ("--chain", "0"))])
 def test_a_job_of_a_method_with_auto_needs_the_calibration(here, capsys, stage, more):
-    message = _error(capsys, stage, *METHOD, *more, "--output", "results/tiny/0/60/there/x.safetensors")
+    message = _error(capsys, stage, *CELL, "--method", "bif", *more)
 
-    assert "methods.bif.step_size says auto: name the file of `tdabench calibrate` by --calibration" in message
+    assert f"There is no result file {FILES.calibration('bif')}; the workflow makes it." in message
 
 
 def test_another_word_than_auto_is_an_error(here, capsys):
@@ -174,7 +162,7 @@ def test_a_change_of_settings_concerns_the_calibration_only_where_it_matters(her
         assert EXPERIMENT.count(old) == 1
         (here / "experiments" / "tiny.yaml").write_text(EXPERIMENT.replace(old, new), encoding="utf-8")
         changed = load_experiment("experiments/tiny.yaml")
-        stages = ("train", "retrain", "attribute", "sample", "calibrate", "vary", "properties", "evaluate")
+        stages = ("train", "retrain", "attribute", "sample", "calibrate", "vary", "properties", "judge")
         assert {
             stage for stage in stages if changed.stage_settings(stage, "bif") != plain.stage_settings(stage, "bif")
         } == expected

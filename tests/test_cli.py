@@ -10,16 +10,14 @@ import pytest
 import torch
 
 from tdabench import cli
+from tdabench.planning.settings import hash_settings
+from tdabench.stages import STAGES, command_line
 from tdabench.stages.bench import load_data
 from tdabench.storage.records import make_record, save_tensors
 
 REPOSITORY = Path(__file__).parents[1]
-DIGITS = REPOSITORY / "experiments" / "lds_digits.yaml"
-STAGES = (
-    "dataset", "split", "train", "retrain", "attribute", "vary", "evaluate", "compare", "agree", "properties", "keep",
-    "calibrate", "diagnose", "grow", "sweep", "choose", "sample", "remove", "contrast", "detect", "report", "check",
-    "power", "bank", "tokens",
-)  # fmt: skip
+DIGITS = (REPOSITORY / "experiments" / "lds_digits.yaml").read_text()
+CELL = ("--repeat", "0", "--train-size", "250")
 SIMILARITY = """
 import dataclasses
 
@@ -36,14 +34,20 @@ class Mine:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Run in an empty folder; forget the plug-ins that were imported from it."""
+    """Run in a folder with the experiment ``tiny``; forget the plug-ins that were imported from it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    _write(DIGITS)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+def _write(text: str) -> None:
+    Path("experiments/tiny.yaml").write_text(text)
 
 
 def _error(capsys: pytest.CaptureFixture, *arguments: str) -> str:
@@ -69,19 +73,46 @@ def test_the_installed_command_gives_help_without_importing_torch():
 
     assert done.returncode == 0, done.stderr
     assert "Benchmark of training-data attribution" in done.stdout
-    assert all(stage in done.stdout for stage in ("dataset", "split", "train", "retrain", "attribute", "evaluate"))
+    assert all(f"  {stage} " in done.stdout for stage in STAGES)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tdabench.cli" in imported
     assert "torch" not in imported
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_help(capsys, stage):
+def test_every_stage_has_help_that_explains_all_that_it_takes(capsys, stage):
     with pytest.raises(SystemExit) as stop:
-        cli.main([stage, "--help"])
+        cli.main([*stage.split(), "--help"])
 
     assert stop.value.code == 0
     assert f"usage: tdabench {stage}" in capsys.readouterr().out
+    parser = command_line.make_parser(stage, command_line.load_stage(stage))
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+def test_a_signature_becomes_a_command_line():
+    parser = command_line.make_parser("check", command_line.load_stage("check"))
+
+    parsed = parser.parse_args(["a:B", "--set", "x=1", "y=2", "--text", "--set", "z=3"])
+
+    assert (parsed.path, parsed.set_, parsed.text) == ("a:B", ["x=1", "y=2", "z=3"], True)
+    assert (parsed.uninformative, parsed.traceback) == (False, False)
+
+
+def test_a_text_of_several_lines_explains_one_argument():
+    def stage(first: int, second: float = 0.5) -> None:
+        """Do it.
+
+        Args:
+            first: one thing,
+                of 5%.
+            second: another.
+
+        Raises:
+            ValueError: never.
+        """
+
+    assert command_line._explanations(stage) == {"first": "one thing, of 5%%", "second": "another"}
 
 
 def test_methods_lists_the_built_in_ones(capsys):
@@ -95,45 +126,82 @@ def test_methods_lists_the_built_in_ones(capsys):
     ]  # fmt: skip
 
 
-def test_a_stage_that_does_not_exist_is_refused_with_the_ones_that_do(capsys):
+def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["retrian"])
+        cli.main(["--version"])
 
+    assert stop.value.code == 0
+    assert re.fullmatch(r"tdabench \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [["retrian"], ["bank"], ["bank", "exprot"]])
+def test_a_stage_that_does_not_exist_is_refused_with_the_ones_that_do(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+
+    error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert "'retrain'" in capsys.readouterr().err
+    assert f"invalid choice: '{arguments[0]}'" in error
+    assert "'retrain'" in error
+    assert "'bank export'" in error
 
 
 # Errors
 
 
-def test_an_error_is_one_line_that_names_the_stage_and_the_file(capsys, here):
-    line = _error(capsys, "split", "absent.yaml", "--repeat", "0", "--dataset", "d", "--output", "o")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("split absent.yaml --repeat 0", "There is no experiment file absent.yaml"),
+        ("split absent --repeat 0", "There is no experiment file experiments/absent.yaml"),
+        (
+            "split experiments/tiny.yaml --repeat 0",
+            "There is no result file results/tiny/dataset.safetensors; the workflow makes it.",
+        ),
+        (
+            "retrain tiny --repeat 0 --train-size 251 --shard 0",
+            "There is no train_size 251 in tiny; there are 250, 500.",
+        ),
+        ("judge tiny --repeat 3 --train-size 250", "tiny has the repeats 0 to 2, got 3."),
+        ("judge tiny --repeat -1 --train-size 250", "tiny has the repeats 0 to 2, got -1."),
+        ("calibrate tiny --method bif --train-size 251", "There is no train_size 251 in tiny; there are 250, 500."),
+        ("calibrate tiny --method bif --repeat 3", "tiny has the repeats 0 to 2, got 3."),
+        (
+            "attribute tiny --repeat 0 --train-size 250 --method biff",
+            "There is no method biff in tiny; there are bif, bif_laplace, ekfac, kfac, diagonal, gradsim, trak, "
+            "random, query_independent.",
+        ),
+        (
+            "vary tiny --repeat 0 --train-size 250 --method bif",
+            "tiny does not vary bif: it has no section variance, or the section's methods leave it out.",
+        ),
+        ("pretrain tiny", "tiny has no section pretraining: there is nothing to do."),
+        ("bank import a --output b --into c", "Say where to: either --output BANK, or --into FOLDER"),
+    ],
+)
+def test_an_error_is_one_line_that_names_the_stage_the_value_and_the_remedy(capsys, here, arguments, message):
+    _write(re.sub(r"(?m)^variance:.*\n", "", DIGITS))
+    words = arguments.split()
 
-    assert line.startswith("tdabench split: There is no experiment file absent.yaml")
+    line = _error(capsys, *words)
+
+    assert line.startswith(f"tdabench {'bank import' if words[0] == 'bank' else words[0]}: {message}")
 
 
 def test_traceback_shows_where_an_error_came_from(here):
     with pytest.raises(FileNotFoundError, match="There is no experiment file"):
-        cli.main(["split", "absent.yaml", "--repeat", "0", "--dataset", "d", "--output", "o", "--traceback"])
-
-
-def test_an_absent_result_file_says_who_makes_it(capsys, here):
-    line = _error(capsys, "split", str(DIGITS), "--repeat", "0", "--dataset", "absent.safetensors", "--output", "o")
-
-    assert line == "tdabench split: There is no result file absent.safetensors; the workflow makes it."
+        cli.main(["split", "absent.yaml", "--repeat", "0", "--traceback"])
 
 
 @pytest.fixture
 def loaded(here):
-    """Return the paths of the digits' dataset and split, as arguments."""
-    assert cli.main(["dataset", str(DIGITS), "--output", "dataset.safetensors"]) == 0
-    split = ["split", str(DIGITS), "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors"]
-    assert cli.main(split) == 0
-    return ["--repeat", "0", "--dataset", "dataset.safetensors", "--split", "split.safetensors"]
+    """Make the digits' dataset and split."""
+    assert cli.main(["dataset", "tiny"]) == 0
+    assert cli.main(["split", "tiny", "--repeat", "0"]) == 0
 
 
 def test_the_names_of_the_labels_are_kept_with_the_dataset(loaded):
-    assert load_data(Path("dataset.safetensors")).label_names == tuple("0123456789")
+    assert load_data(Path("results/tiny/dataset.safetensors")).label_names == tuple("0123456789")
 
 
 def test_a_dataset_of_an_earlier_version_has_no_names(here):
@@ -145,72 +213,59 @@ def test_a_dataset_of_an_earlier_version_has_no_names(here):
     assert load_data(Path("old.safetensors")).label_names == ()
 
 
-def test_an_unknown_method_names_the_known_ones(capsys, loaded):
-    line = _error(
-        capsys, "attribute", str(DIGITS), *loaded, "--train-size", "250", "--method", "biff", "--checkpoints", "c",
-        "--output", "o",
-    )  # fmt: skip
-
-    assert line.startswith("tdabench attribute: There is no method biff in ")
-    assert line.endswith("there are bif, bif_laplace, ekfac, kfac, diagonal, gradsim, trak, random, query_independent.")
-
-
-def test_an_unknown_size_names_the_known_ones(capsys, loaded):
-    line = _error(
-        capsys, "retrain", str(DIGITS), *loaded, "--train-size", "251", "--shard", "0", "--output", "o"
-    )  # fmt: skip
-
-    assert line.startswith("tdabench retrain: There is no train_size 251 in ")
-    assert line.endswith("there are 250, 500.")
-
-
-def test_an_unknown_shard_names_the_known_ones(capsys, loaded):
-    line = _error(capsys, "retrain", str(DIGITS), *loaded, "--train-size", "250", "--shard", "2", "--output", "o")
+def test_what_the_files_show_to_be_wrong_is_one_line_too(capsys, loaded):
+    line = _error(capsys, "retrain", "tiny", *CELL, "--shard", "2")
 
     assert line == "tdabench retrain: There are shards 0 to 1, got 2."
-
-
-def test_a_size_that_is_added_later_must_fit_into_the_split(capsys, loaded):
     # The split does not depend on the sizes, so that it is not made again: its check has passed long ago.
-    grown = Path("grown.yaml")
-    grown.write_text(DIGITS.read_text().replace("train_sizes: [250, 500]", "train_sizes: [250, 5000]"))
+    _write(DIGITS.replace("train_sizes: [250, 500]", "train_sizes: [250, 5000]"))
 
-    line = _error(capsys, "train", "grown.yaml", *loaded, "--train-size", "5000", "--checkpoint", "0", "--output", "o")
+    line = _error(capsys, "train", "tiny", "--repeat", "0", "--train-size", "5000", "--checkpoint", "0")
 
-    assert "5000" in line
-    assert "1297" in line
+    assert line.startswith("tdabench train: The split has 1297 examples, too few for train_size 5000")
 
 
-def test_a_method_that_is_not_varied_says_so(capsys, loaded):
-    plain = Path("plain.yaml")
-    plain.write_text(re.sub(r"(?m)^variance:.*\n", "", DIGITS.read_text()))
-
-    line = _error(
-        capsys, "vary", "plain.yaml", *loaded, "--train-size", "250", "--method", "bif", "--checkpoints", "c",
-        "--output", "o",
-    )  # fmt: skip
-
-    assert line.startswith("tdabench vary: plain.yaml does not vary bif: it has no section variance, or ")
+# Settings that were planned
 
 
-def test_a_comparison_without_a_methods_scores_names_it(capsys, here):
-    line = _error(
-        capsys, "compare", str(DIGITS), "--repeat", "0", "--train-size", "250", "--split", "s", "--bank", "b",
-        "--scores", "scores/bif.safetensors", "scores/random.safetensors", "--output", "o",
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "options", "edit"),
+    [
+        ("split", {"repeat": 0}, (" queries: 200", " queries: 199")),
+        ("train", {"repeat": 0, "train_size": 250, "checkpoint": 0}, ("epochs: 12", "epochs: 13")),
+        ("retrain", {"repeat": 0, "train_size": 250, "shard": 0}, ("shards: 2", "shards: 5")),
+        ("attribute", {"repeat": 0, "train_size": 250, "method": "bif"}, ("draws: 100", "draws: 101")),
+        ("judge", {"repeat": 0, "train_size": 250}, ("methods:", "evaluation: {confidence: 0.9}\nmethods:")),
+    ],
+)
+def test_a_job_runs_with_the_settings_that_were_planned_and_with_no_others(capsys, here, stage, options, edit):
+    found = {name: options[name] for name in ("method", "train_size") if name in options}
+    _write(re.sub(r"(?m)^evaluation:.*\n", "", DIGITS))
+    planned = hash_settings(command_line.find_experiment("tiny"), stage, **found)
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
-    missing = "bif_laplace, ekfac, kfac, diagonal, gradsim, trak, query_independent"
-    assert line.startswith(f"tdabench compare: --scores has no file of {missing}: ")
-    assert line.endswith("give one a method, named by its key.")
+    # An edit that does not concern the job, then one that does.
+    text = re.sub(r"(?m)^evaluation:.*\n", "", DIGITS).replace("weight_decay: 0.01", "weight_decay: 0.01  # 1%")
+    _write(text)
+    accepted = _error(capsys, stage, "tiny", *words, "--planned", planned)
+    assert text.count(edit[0]) == 1
+    _write(text.replace(*edit))
+    refused = _error(capsys, stage, "tiny", *words, "--planned", planned)
+
+    assert "There is no result file results/tiny/" in accepted
+    assert refused == (
+        f"tdabench {stage}: The settings of tiny were edited after this run was planned, so that its results would be "
+        "of two recipes: run the workflow again. What is finished and not concerned by the edit is kept."
+    )
 
 
 # Planning
 
 
 def test_a_plan_from_values_marks_the_cheapest_bank_that_suffices(capsys):
-    values = ["--agreement", "0.5", "--lds", "0.4", "--queries", "50", "--subsets", "50", "400", "--retrains", "1"]
+    values = ["--agreement", "0.5", "--lds", "0.4", "--queries", "50", "--subsets", "50", "--subsets", "400"]
 
-    status = cli.main(["power", "--half-width", "0.05", *values])
+    status = cli.main(["power", "--half-width", "0.05", *values, "--retrains", "1"])
 
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
@@ -230,19 +285,29 @@ def test_a_plan_that_no_bank_fulfils_says_what_would_help(capsys):
     assert "None of these suffices; the narrowest is 0." in output
 
 
+KNOWN = ("--agreement", "0.5", "--lds", "0.4", "--queries", "9")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Without a pilot, --agreement, --lds, --queries must be given: what you expect."),
-        (["--agreement", "0.5", "--lds", "0.4", "--queries", "9", "--method", "bif"], "--method bif is for a pilot"),
+        ([*KNOWN, "--method", "bif"], "--method bif is for a pilot"),
         (["absent.json", "--lds", "0.4"], "--lds is known from the pilot: leave it out, or plan without a pilot."),
-        (["absent.json"], "absent.json is no comparison of a finished run: give results/NAME/"),
+        (["absent.json"], "absent.json is no judgement of a finished run: give results/NAME/"),
+        (["experiments/tiny.yaml"], "experiments/tiny.yaml is no judgement of a finished run: give results/NAME/"),
+        ([*KNOWN, "--half-width", "-1"], "--half-width must be positive, got -1.0."),
+        ([*KNOWN, "--half-width", "nan"], "--half-width must be positive, got nan."),
+        ([*KNOWN, "--queries", "0"], "--queries must be at least 2, got 0."),
+        ([*KNOWN, "--subsets", "50", "2"], "--subsets must be from 3 to 1,000,000, got 2."),
+        ([*KNOWN, "--retrains", "0"], "--retrains must be from 1 to 1,000,000, got 0."),
     ],
 )
-def test_a_plan_without_what_it_needs_is_one_line(capsys, here, arguments, message):
-    line = _error(capsys, "power", *arguments, "--half-width", "0.02")
+def test_what_cannot_be_planned_is_one_line_before_anything_is_simulated(capsys, here, arguments, message):
+    line = _error(capsys, "power", "--half-width", "0.02", *arguments)
 
     assert line.startswith(f"tdabench power: {message}")
+    assert "bootstrap" not in line
 
 
 # The check of a method
@@ -328,28 +393,3 @@ def test_a_path_that_leads_to_no_method_is_one_line(capsys, here, path, message)
     line = _error(capsys, "check", path)
 
     assert line.startswith(f"tdabench check: {message}")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--half-width", "-1"], "--half-width must be positive, got -1.0."),
-        (["--half-width", "nan"], "--half-width must be positive, got nan."),
-        (["--queries", "0"], "--queries must be at least 2, got 0."),
-        (["--subsets", "50", "2"], "--subsets must be from 3 to 1,000,000, got 2."),
-        (["--retrains", "0"], "--retrains must be from 1 to 1,000,000, got 0."),
-    ],
-)
-def test_what_cannot_be_planned_is_refused_before_anything_is_simulated(capsys, here, arguments, message):
-    line = _error(capsys, "power", "--half-width", "0.02", "--agreement", "0.5", "--lds", "0.5", *arguments)
-
-    assert line.startswith(f"tdabench power: {message}")
-    assert "bootstrap" not in line
-
-
-def test_a_file_of_another_kind_is_no_pilot_and_is_not_called_damaged(capsys, here):
-    (here / "tiny.yaml").write_text("seed: 0")
-
-    line = _error(capsys, "power", "tiny.yaml", "--half-width", "0.02")
-
-    assert line.startswith("tdabench power: tiny.yaml is no comparison of a finished run: give results/NAME/")

@@ -1,120 +1,105 @@
-"""The stage ``diagnose`` and its table, on files as methods leave them."""
+"""What is said of how well a method drew, and its table, on files as methods leave them."""
 
 import csv
 import dataclasses
-import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from tdabench import cli
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.experiment.read import load_experiment
 from tdabench.questions.diagnostics.report import add_warning, drop_warning, write_diagnostics
+from tdabench.questions.diagnostics.stage import save_diagnosis
 from tdabench.report.summary import list_warnings
 from tdabench.seeds import make_generator
-from tdabench.storage.records import (
-    load_json,
-    load_record,
-    load_table,
-    load_tensors,
-    make_record,
-    save_json,
-    save_tensors,
-)
+from tdabench.storage.cell import Cell
+from tdabench.storage.records import load_json, load_record, load_table, load_tensors, make_record, save_tensors
+from tdabench.storage.seals import DamagedResult
 from tdabench.testing import make_image_problem
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "lds_digits.yaml"
 SETTINGS = {"step_size": 1e-4, "inverse_temperature": 100.0, "chains": 2}
 
 
-def _save_scores(cell: Path, name: str = "mine", **record: object) -> Path:
-    path = cell / "scores" / f"{name}.safetensors"
-    save_tensors(path, {"scores": torch.zeros(5, 12)}, make_record({}, **record))
-    return path
-
-
 def _losses(chains: int = 2, draws: int = 200, examples: int = 12) -> torch.Tensor:
     return torch.randn(chains, draws, examples, generator=make_generator(0, "losses"))
-
-
-def _save_traces(cell: Path, traces: dict[str, torch.Tensor], name: str = "mine", **record: object) -> Path:
-    path = cell / "workspace" / name / "traces.safetensors"
-    save_tensors(path, traces, record)
-    return path
 
 
 def _both(**shape: int) -> dict[str, torch.Tensor]:
     return {"train": _losses(**shape), "query": _losses(**{**shape, "examples": 5})}
 
 
-def _diagnose(cell: Path, name: str = "mine") -> tuple[int, Path]:
-    output = cell / "diagnose" / f"{name}.json"
-    scores = cell / "scores" / f"{name}.safetensors"
-    return cli.main(["diagnose", str(EXPERIMENT), "--scores", str(scores), "--output", str(output)]), output
+def _save_scores(cell: Cell, name: str = "mine", attributor: object = SETTINGS) -> None:
+    record = make_record({}, status="ok", attributor=attributor)
+    save_tensors(cell.scores(name), {"scores": torch.zeros(5, 12)}, record)
 
 
-def _result(cell: Path, name: str = "mine") -> dict:
-    status, output = _diagnose(cell, name)
-    assert status == 0
-    return load_json(output)
+def _diagnose(cell: Cell, name: str = "mine") -> dict:
+    save_diagnosis(cell, name)
+    return load_json(cell.diagnosis(name))
+
+
+def _result(cell: Cell, traces: dict[str, torch.Tensor], **record: object) -> dict:
+    """Keep traces, and diagnose them."""
+    save_tensors(cell.traces("mine"), traces, record)
+    return _diagnose(cell)
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    _save_scores(tmp_path, status="ok", attributor=SETTINGS)
-    return tmp_path
+def mine(tmp_path: Path) -> Cell:
+    """Return a cell with the scores of a method ``mine``."""
+    cell = Cell(tmp_path, 0, 120)
+    _save_scores(cell)
+    return cell
 
 
 def test_traces_beside_the_scores_are_diagnosed_with_the_methods_own_inverse_temperature(mine):
-    traces = _save_traces(mine, _both(), settings=SETTINGS, markov=True)
-
-    result = _result(mine)
+    result = _result(mine, _both(), settings=SETTINGS, markov=True)
 
     assert (result["method"], result["traces"], result["chains"], result["draws"]) == ("mine", True, 2, 200)
     assert result["effective_draws"]["median"] == pytest.approx(400, rel=0.2)
     assert result["fluctuation"]["mean"] == pytest.approx(100, rel=0.1)
-    assert set(result["record"]["inputs"]) == {str(traces), str(mine / "scores/mine.safetensors")}
+    assert set(result["record"]["inputs"]) == {str(mine.traces("mine")), str(mine.scores("mine"))}
 
 
-def test_a_method_without_traces_has_a_result_that_says_so(mine):
-    result = _result(mine)
+def test_a_method_without_traces_of_its_own_has_a_result_that_says_so(mine):
+    save_tensors(mine.traces("vary-mine"), _both(), {})
+
+    result = _diagnose(mine)
 
     assert (result["method"], result["traces"]) == ("mine", False)
     assert result["record"]["status"] == "no traces: mine keeps none"
+    assert load_tensors(mine.diagnosis("mine").with_suffix(".safetensors")) == {}
 
 
-def test_traces_of_another_method_are_not_taken(mine):
-    _save_traces(mine, _both(), name="vary-mine")
+def test_traces_of_an_earlier_run_are_not_those_of_a_method_that_could_not_run(mine):
+    save_tensors(mine.traces("mine"), _both(), {})
+    save_tensors(mine.scores("mine"), {}, make_record({}, status="unsupported: too large"))
 
-    assert _result(mine)["traces"] is False
+    assert _diagnose(mine)["traces"] is False
 
 
 @pytest.mark.parametrize(("record", "is_chain"), [({}, True), ({"markov": True}, True), ({"markov": False}, False)])
 def test_draws_are_a_chain_unless_the_traces_say_otherwise(mine, record, is_chain):
-    _save_traces(mine, _both(), **record)
-
-    result = _result(mine)
+    result = _result(mine, _both(), **record)
 
     assert result["markov"] is is_chain
     assert (result["rhat"] is not None) is is_chain
 
 
 @pytest.mark.parametrize("attributor", [None, "a text", {}, {"inverse_temperature": "cold"}])
-def test_a_method_without_an_inverse_temperature_has_no_fluctuation(tmp_path, attributor):
-    _save_scores(tmp_path, status="ok", attributor=attributor)
-    _save_traces(tmp_path, _both())
+def test_a_method_without_an_inverse_temperature_has_no_fluctuation(mine, attributor):
+    _save_scores(mine, attributor=attributor)
 
-    assert _result(tmp_path)["fluctuation"] is None
+    assert _result(mine, _both())["fluctuation"] is None
 
 
 def test_scores_for_planted_labels_may_have_traces_of_more_queries(mine):
-    _save_traces(mine, {"train": _losses(), "query": _losses(examples=5 + 12)})
-
-    assert _result(mine)["traces"] is True
+    assert _result(mine, {"train": _losses(), "query": _losses(examples=5 + 12)})["traces"] is True
 
 
 # Mistakes
@@ -133,31 +118,25 @@ def test_scores_for_planted_labels_may_have_traces_of_more_queries(mine):
     ],
     ids=["no query", "neither", "two axes", "draws", "chains", "no draws", "another run"],
 )
-def test_traces_of_another_shape_are_a_clear_error(mine, capsys, traces, message):
-    path = _save_traces(mine, traces)
+def test_traces_of_another_shape_are_a_clear_error(mine, traces, message):
+    with pytest.raises(ValueError, match=f"{re.escape(str(mine.traces('mine')))} .*{re.escape(message)}"):
+        _result(mine, traces)
 
-    status, output = _diagnose(mine)
-
-    error = capsys.readouterr().err
-    assert status == 1
-    assert f"tdabench diagnose: {path}" in error
-    assert message in error
-    assert not output.exists()
+    assert not mine.diagnosis("mine").exists()
 
 
-def test_damaged_traces_are_a_clear_error(mine, capsys):
-    path = _save_traces(mine, _both())
+def test_damaged_traces_and_missing_scores_are_clear_errors(mine):
+    path = mine.traces("mine")
+    save_tensors(path, _both(), {})
     path.write_bytes(path.read_bytes()[:-100])
 
-    status, _ = _diagnose(mine)
+    with pytest.raises(DamagedResult, match=f"{path} is damaged"):
+        _diagnose(mine)
+    with pytest.raises(FileNotFoundError, match=r"There is no result file .*other\.safetensors"):
+        _diagnose(mine, "other")
 
-    assert status == 1
-    assert f"{path} is damaged" in capsys.readouterr().err
 
-
-def test_scores_that_are_not_there_are_a_clear_error(tmp_path, capsys):
-    assert _diagnose(tmp_path)[0] == 1
-    assert "There is no result file" in capsys.readouterr().err
+# Of the checkpoint's neighbourhood
 
 
 def _all_traces() -> dict[str, torch.Tensor]:
@@ -173,10 +152,10 @@ def _all_traces() -> dict[str, torch.Tensor]:
     }
 
 
-def test_traces_from_a_checkpoint_tell_distance_coefficients_and_the_error_of_scores(mine):
-    _save_traces(mine, _all_traces())
+def test_traces_from_a_checkpoint_tell_distance_coefficients_and_series(mine):
+    traces = _all_traces()
 
-    result = _result(mine)
+    result = _result(mine, traces)
 
     assert result["distance"]["median"] == pytest.approx(3, abs=0.001)
     assert abs(result["distance"]["growth"]) < 0.01
@@ -185,15 +164,7 @@ def test_traces_from_a_checkpoint_tell_distance_coefficients_and_the_error_of_sc
     assert coefficient["mean"] == pytest.approx(50, abs=4 * 1.4)
     assert coefficient["error"] == pytest.approx(1.4, rel=0.3)
     assert result["short_warning"] == result["warning"] == ""
-
-
-def test_single_examples_coefficients_and_the_series_of_the_figure_are_kept_beside(mine):
-    traces = _all_traces()
-    _save_traces(mine, traces)
-
-    _result(mine)
-
-    found = load_tensors(mine / "diagnose/mine.safetensors")
+    found = _tensors(mine)
     assert {name: tuple(values.shape) for name, values in found.items()} == {
         "mean_loss": (2, 200), "draw_step": (2, 200), "step_loss": (2, 2000), "distance": (2, 200),
         "checkpoint_loss": (), "train_learning_coefficient": (12,), "query_learning_coefficient": (5,),
@@ -207,31 +178,23 @@ def test_single_examples_coefficients_and_the_series_of_the_figure_are_kept_besi
 def test_a_chain_that_diverged_is_left_out_of_the_coefficients_and_stays_in_the_series(mine):
     traces = _all_traces()
     traces["train"][1, 50:] = torch.nan
-    _save_traces(mine, traces)
 
-    _result(mine)
+    _result(mine, traces)
 
-    found = load_tensors(mine / "diagnose/mine.safetensors")
-    torch.testing.assert_close(
-        found["train_learning_coefficient"], 100 * (traces["train"][0].double().mean(dim=0) + 0.5)
-    )
+    found, expected = _tensors(mine), 100 * (traces["train"][0].double().mean(dim=0) + 0.5)
+    torch.testing.assert_close(found["train_learning_coefficient"], expected)
     assert found["mean_loss"][1, 50:].isnan().all()
 
 
 def test_traces_of_an_older_version_have_the_fluctuation_and_no_learning_coefficient(mine):
-    _save_traces(mine, _both())
+    result = _result(mine, _both())
 
-    result = _result(mine)
-
-    found = load_tensors(mine / "diagnose/mine.safetensors")
-    assert set(found) == {"mean_loss", "train_singular_fluctuation", "query_singular_fluctuation"}
+    assert set(_tensors(mine)) == {"mean_loss", "train_singular_fluctuation", "query_singular_fluctuation"}
     assert (result["learning_coefficient"], result["distance"]) == (None, None)
 
 
-def test_a_method_without_traces_has_an_empty_file_of_tensors(mine):
-    _result(mine)
-
-    assert load_tensors(mine / "diagnose/mine.safetensors") == {}
+def _tensors(cell: Cell) -> dict[str, torch.Tensor]:
+    return load_tensors(cell.diagnosis("mine").with_suffix(".safetensors"))
 
 
 # What the built-in methods keep
@@ -245,16 +208,15 @@ def test_a_method_without_traces_has_an_empty_file_of_tensors(mine):
     ],
     ids=["BIF", "LaplaceBIF"],
 )
-def test_what_a_built_in_method_keeps_can_be_diagnosed(tmp_path, method, is_chain):
-    workspace = tmp_path / "workspace" / "mine"
-    workspace.mkdir(parents=True)
-    problem = make_image_problem(workspace, num_train=12, num_query=5)
+def test_what_a_built_in_method_keeps_can_be_diagnosed(mine, method, is_chain):
+    mine.workspace("mine").mkdir(parents=True)
+    problem = make_image_problem(mine.workspace("mine"), num_train=12, num_query=5)
     method.attribute(problem, generator=make_generator(0, "draws"))
-    _save_scores(tmp_path, status="ok", attributor=dataclasses.asdict(method))
+    _save_scores(mine, attributor=dataclasses.asdict(method))
 
-    result = _result(tmp_path)
+    result = _diagnose(mine)
 
-    assert load_record(workspace / "traces.safetensors")["markov"] is is_chain
+    assert load_record(mine.traces("mine"))["markov"] is is_chain
     assert (result["markov"], result["draws"]) == (is_chain, 6)
     assert (result["rhat"] is not None) is is_chain
     assert result["loss_standard_deviation"]["median"] > 0
@@ -264,36 +226,43 @@ def test_what_a_built_in_method_keeps_can_be_diagnosed(tmp_path, method, is_chai
 
 
 @pytest.fixture
-def tiny(tmp_path: Path):
-    """Return an experiment of one repeat, one size and two methods, and its folder of results."""
+def cell(tmp_path: Path) -> Cell:
+    """Return the cell of an experiment of one repeat, one size and two methods."""
+    return Cell(tmp_path, 0, 120)
+
+
+def _write(cell: Cell, traces: dict[str, torch.Tensor], attributor: object = SETTINGS, **record: object) -> list[str]:
+    """Diagnose both methods, of which ``bif`` has traces; write the table, and return the page's warnings."""
+    save_tensors(cell.traces("bif"), traces, record)
+    for name in ("random", "bif"):
+        _save_scores(cell, name, attributor)
+        _diagnose(cell, name)
+    _write_table(cell)
+    return list_warnings({"diagnostics": load_table(cell.root / "tables/diagnostics.csv")}, {})
+
+
+def _write_table(cell: Cell) -> None:
     experiment = load_experiment(EXPERIMENT)
     data = dataclasses.replace(experiment.data, train_sizes=(120,))
     methods = {name: experiment.methods[name] for name in ("random", "bif")}
     changes = {"name": "tiny", "repeats": 1, "data": data, "methods": methods, "variance": None, "removal": None}
-    return dataclasses.replace(experiment, **changes), tmp_path
+    write_diagnostics(dataclasses.replace(experiment, **changes), cell.root)
 
 
-def _save_cell(folder: Path, train: torch.Tensor, **record: object) -> None:
-    cell = folder / "0" / "120"
-    for name in ("random", "bif"):
-        _save_scores(cell, name, status="ok", attributor={})
-    _save_traces(cell, {"train": train, "query": _losses(examples=5)}, name="bif", **record)
-    for name in ("random", "bif"):
-        _result(cell, name)
+def _unsettled() -> dict[str, torch.Tensor]:
+    return _both() | {"train": _losses() + 9 * torch.arange(2)[:, None, None]}
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "tables" / "diagnostics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def _row(cell: Cell) -> dict[str, str]:
+    with (cell.root / "tables" / "diagnostics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    return row
 
 
-def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses())
+def test_the_table_and_the_figure_are_of_the_methods_with_traces_alone_of_any_version(cell):
+    assert _write(cell, _both(), attributor={}) == []
 
-    write_diagnostics(experiment, folder)
-
-    (row,) = _rows(folder)
+    row = _row(cell)
     assert list(row) == [
         "experiment", "repeat", "train_size", "method", "chains", "draws", "diverged_chains", "effective_draws",
         "rhat_median", "rhat_high", "drift", "loss_standard_deviation", "warning", "distance", "distance_growth",
@@ -305,20 +274,14 @@ def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny)
     assert float(row["effective_draws"]) == pytest.approx(400, rel=0.2)
     assert float(row["loss_standard_deviation"]) == pytest.approx(1, rel=0.1)
     assert 0 <= float(row["drift"]) < 4
+    assert (cell.root / "figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
+    assert (cell.root / "figures/diagnostics.pdf").read_bytes()[:4] == b"%PDF"
 
 
-def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(tiny):
-    experiment, folder = tiny
-    cell = folder / "0" / "120"
-    for name in ("random", "bif"):
-        _save_scores(cell, name, status="ok", attributor=SETTINGS)
-    _save_traces(cell, _all_traces(), name="bif")
-    for name in ("random", "bif"):
-        _result(cell, name)
+def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(cell):
+    _write(cell, _all_traces())
 
-    write_diagnostics(experiment, folder)
-
-    (row,) = _rows(folder)
+    row = _row(cell)
     assert float(row["distance"]) == pytest.approx(3, abs=0.01)
     assert float(row["distance_growth"]) == pytest.approx(0, abs=0.01)
     assert float(row["learning_coefficient"]) == pytest.approx(50, abs=4 * 1.4)
@@ -328,112 +291,60 @@ def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(tiny):
     assert float(row["score_error_share"]) > 1
 
 
-def test_the_figure_is_drawn_of_traces_of_any_version(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses())
+def test_a_warning_is_added_to_a_status_in_a_few_words_and_listed_on_the_page_once(cell):
+    (line,) = _write(cell, _unsettled())
 
-    write_diagnostics(experiment, folder)
-
-    assert (folder / "figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
-    assert (folder / "figures/diagnostics.pdf").read_bytes()[:4] == b"%PDF"
-
-
-def test_a_warning_is_added_to_a_status_in_words_that_are_the_same_in_every_repeat(tiny):
-    _, folder = tiny
-    _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-
-    status = add_warning("ok", folder / "0/120/diagnose/bif.json")
-
+    diagnosis = cell.diagnosis("bif")
+    status = add_warning("ok", diagnosis)
     assert status == "ok; warning: chains not settled, few effective draws (see diagnostics)"
     assert drop_warning(status) == "ok"
-    assert add_warning("ok", folder / "0/120/diagnose/random.json") == "ok"
-    assert add_warning("ok", folder / "0/120/diagnose/absent.json") == "ok"
-
-
-def test_a_divergence_that_the_method_names_is_not_named_twice(tiny):
-    _, folder = tiny
-    losses = _losses()
-    losses[1, -1] = torch.nan
-    _save_cell(folder, losses)
-    diagnosis = folder / "0/120/diagnose/bif.json"
-
-    assert add_warning("ok", diagnosis) == "ok; warning: a chain diverged (see diagnostics)"
-    assert (
-        add_warning("ok; warning: a chain diverged: do this.", diagnosis) == "ok; warning: a chain diverged: do this."
-    )
-
-
-def test_a_page_lists_what_the_diagnostics_say_once(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write_diagnostics(experiment, folder)
+    assert add_warning("ok", cell.diagnosis("random")) == "ok"
+    assert add_warning("ok", cell.diagnosis("absent")) == "ok"
+    assert line.startswith("bif (repeat 0, n = 120): R-hat is above 1.05 for 100% of the losses")
     place = {"experiment": "tiny", "repeat": "0", "train_size": 120, "method": "bif", "nan_queries": 0}
-    lds = pd.DataFrame([{**place, "status": add_warning("ok", folder / "0/120/diagnose/bif.json")}])
-
-    lines = list_warnings({"lds": lds, "diagnostics": load_table(folder / "tables/diagnostics.csv")}, {})
-
-    assert len(lines) == 1
-    assert "R-hat is above" in lines[0]
+    tables = {"diagnostics": load_table(cell.root / "tables/diagnostics.csv")}
+    assert list_warnings({"lds": pd.DataFrame([{**place, "status": status}]), **tables}, {}) == [line]
 
 
-def test_without_any_traces_there_is_no_table(tiny):
-    experiment, folder = tiny
+def test_a_divergence_that_the_method_names_is_not_named_twice(cell):
+    traces = _both()
+    traces["train"][1, -1] = torch.nan
+    _write(cell, traces)
+    named = "ok; warning: a chain diverged: do this."
+
+    assert add_warning("ok", cell.diagnosis("bif")) == "ok; warning: a chain diverged (see diagnostics)"
+    assert add_warning(named, cell.diagnosis("bif")) == named
+
+
+def test_without_any_traces_there_is_no_table(cell):
     for name in ("random", "bif"):
-        _save_scores(folder / "0/120", name, status="ok")
-        _result(folder / "0/120", name)
+        _save_scores(cell, name)
+        _diagnose(cell, name)
 
-    write_diagnostics(experiment, folder)
+    _write_table(cell)
 
-    assert not (folder / "tables").exists()
+    assert not (cell.root / "tables").exists()
 
 
-def test_draws_that_are_no_chain_have_a_row_with_gaps(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses(), markov=False)
+def test_draws_that_are_no_chain_have_a_row_with_gaps(cell):
+    _write(cell, _both(), markov=False)
 
-    write_diagnostics(experiment, folder)
-
-    (row,) = _rows(folder)
+    row = _row(cell)
     assert [row[name] for name in ("rhat_median", "rhat_high", "effective_draws", "drift", "warning")] == [""] * 5
     assert row["loss_standard_deviation"]
 
 
-def test_a_warning_of_the_table_is_among_the_pages_warnings(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write_diagnostics(experiment, folder)
+def test_numbers_that_are_infinite_become_gaps(cell):
+    _write(cell, _both() | {"train": torch.arange(2.0)[:, None, None].expand(2, 200, 12)})
 
-    lines = list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {})
-
-    assert len(lines) == 1
-    assert lines[0].startswith("bif (repeat 0, n = 120): R-hat is above 1.05 for 100% of the losses")
-
-
-def test_a_table_without_warnings_adds_none_to_the_page(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, _losses())
-    write_diagnostics(experiment, folder)
-
-    assert list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {}) == []
-
-
-def test_numbers_that_are_infinite_become_gaps(tiny):
-    experiment, folder = tiny
-    _save_cell(folder, torch.arange(2.0)[:, None, None].expand(2, 200, 12))
-    write_diagnostics(experiment, folder)
-
-    (row,) = _rows(folder)
+    row = _row(cell)
     assert (row["rhat_median"], row["drift"]) == ("", "")
     assert "R-hat is above" in row["warning"]
 
 
-def test_a_result_that_was_not_diagnosed_is_a_clear_error(tiny):
-    experiment, folder = tiny
-    save_json(folder / "0/120/diagnose/random.json", {"traces": False}, {})
+def test_a_result_that_was_not_diagnosed_is_a_clear_error(cell):
+    _save_scores(cell, "random")
+    _diagnose(cell, "random")
 
     with pytest.raises(FileNotFoundError, match=r"bif\.json"):
-        write_diagnostics(experiment, folder)
-
-
-def test_no_setting_changes_a_diagnosis():
-    assert json.loads(load_experiment(EXPERIMENT).stage_settings("diagnose", "bif")) == {}
+        _write_table(cell)

@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tdabench import forkserver
+from tdabench.runtime import forked, forkserver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork server needs Linux")
 REPOSITORY = Path(__file__).parents[1]
 # Starts a server, runs commands one after another (each a line of shell), and says what each came to.
 OWNER = """
 import signal, subprocess, sys
-from tdabench import forkserver
+from tdabench.runtime import forked, forkserver
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, as in the background
 forkserver.GPUS = ()
 server = forkserver.start()
@@ -135,7 +135,8 @@ def test_the_server_holds_torch_in_one_thread_and_nothing_of_the_package_but_its
         held = (owner.folder / "modules").read_text().split()
         time.sleep(0.5)
 
-    ours = [place for place, name in enumerate(held) if name.startswith("tdabench.")]
+    own = ("tdabench.runtime", "tdabench.runtime.forked")  # the server's
+    ours = [place for place, name in enumerate(held) if name.startswith("tdabench.") and name not in own]
     assert held.index("torch") < held.index("kronfluence.analyzer") < held.index("scipy.stats") < min(ours)
     assert owner.server.num_threads() == 1
 
@@ -366,8 +367,8 @@ def test_no_server_where_its_address_is_too_long(monkeypatch, tmp_path, name):
 
 @pytest.mark.parametrize("stage", ["measure", "plan"])
 def test_what_measures_costs_is_not_forked(monkeypatch, stage):
-    monkeypatch.setattr(forkserver, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
+    monkeypatch.setattr(forked, "_descends_from", lambda ancestor: pytest.fail("it would be forked"))
     monkeypatch.setenv("TDABENCH_FORKSERVER", f"{os.getppid()}:/nowhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    assert forkserver.run_in_fork([stage, "experiment"]) is None
+    assert forked.run_in_fork([stage, "experiment"]) is None

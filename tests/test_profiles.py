@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import REPOSITORY, make_place
+from places import REPOSITORY, make_place
 
 from tdabench.workflow import SNAKEFILE
 

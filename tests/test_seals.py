@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,25 +72,29 @@ def test_a_damaged_file_that_is_put_aside_twice_is_put_aside_once(files):
     assert not (files / "lds.json").exists()
 
 
-def test_a_stage_puts_a_damaged_result_aside_and_says_what_to_do(files, monkeypatch, capsys):
-    monkeypatch.chdir(files)
-    scores = files / "results" / "tiny" / "scores" / "mine.safetensors"
-    save_tensors(scores, TENSORS, RECORD)
-    os.truncate(scores, scores.stat().st_size - 2)
+def _cut_off_shard(path: Path) -> str:
+    """Write a shard without its last bytes; return its path as an argument."""
+    save_tensors(path, TENSORS, RECORD)
+    os.truncate(path, path.stat().st_size - 2)
+    return str(path)
 
-    arguments = ["--scores", "results/tiny/scores/mine.safetensors", "--output", "out.json"]
-    status = cli.main(["diagnose", "any.yaml", *arguments])
+
+def test_a_stage_puts_a_damaged_result_aside_and_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path("results/tiny/0/250/bank/0.safetensors")
+
+    status = cli.main(["bank", "export", _cut_off_shard(path), "--output", "out.safetensors"])
 
     assert status == 1
-    assert "It was put aside as mine.safetensors.damaged: run the workflow again." in capsys.readouterr().err
-    assert not scores.exists()
+    assert "It was put aside as 0.safetensors.damaged: run the workflow again." in capsys.readouterr().err
+    assert not path.exists()
+    assert path.with_name("0.safetensors.damaged").is_file()
 
 
-def test_a_damaged_file_that_was_named_by_hand_stays_where_it_is(files, capsys):
-    path = files / "scores.safetensors"
-    os.truncate(path, path.stat().st_size - 2)
+def test_a_damaged_file_that_was_named_by_hand_stays_where_it_is(tmp_path, capsys):
+    path = tmp_path / "0.safetensors"
 
-    assert cli.main(["diagnose", "any.yaml", "--scores", str(path), "--output", "out.json"]) == 1
+    assert cli.main(["bank", "export", _cut_off_shard(path), "--output", str(tmp_path / "out.safetensors")]) == 1
 
     assert path.exists()
     assert "delete it and run the workflow again" in capsys.readouterr().err

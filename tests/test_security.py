@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from test_config import EXPERIMENT, _changed, _write
 
 from tdabench.experiment.read import load_experiment
@@ -55,8 +54,8 @@ def _dangers(tree: ast.AST) -> Iterator[str]:
             yield f"{name} without allow_pickle=False"
         if name.startswith("torch.") and name.endswith((".load", "_url")) and options.get("weights_only") != "True":
             yield f"{name} without weights_only=True"
-        if name == "yaml.load" and options.get("Loader") not in ("_Loader", "yaml.SafeLoader"):
-            yield "yaml.load without a safe loader"
+        if name == "YAML" and options.get("typ") != "'safe'":
+            yield "YAML without typ='safe'"
         if name.endswith("read_pickle") or options.get("allow_pickle") == "True":
             yield name
 
@@ -71,7 +70,7 @@ def test_nothing_runs_what_a_file_or_a_text_holds(source):
     [
         "import pickle", "from joblib import load", "import marshal", "import shelve", "eval('1')", "exec(text)",
         "torch.load(path)", "torch.load(path, weights_only=False)", "np.load(path)", "np.load(path, allow_pickle=True)",
-        "yaml.load(text, Loader=yaml.Loader)", "yaml.unsafe_load(text)", "os.system(text)", "pd.read_pickle(path)",
+        "YAML()", "YAML(typ='unsafe')", "yaml.unsafe_load(text)", "os.system(text)", "pd.read_pickle(path)",
         "subprocess.run(text, shell=True)", "tempfile.mktemp()",
     ],
 )  # fmt: skip
@@ -80,17 +79,16 @@ def test_the_check_sees_what_would_run_something(code):
 
 
 @pytest.mark.parametrize(
-    "code", ["model.eval()", "torch.load(path, weights_only=True)", "np.load(path, allow_pickle=False)"]
+    "code",
+    [
+        "YAML(typ='safe', pure=True)",
+        "model.eval()",
+        "torch.load(path, weights_only=True)",
+        "np.load(path, allow_pickle=False)",
+    ],
 )
 def test_the_check_lets_pass_what_runs_nothing(code):
     assert not list(_dangers(ast.parse(code)))
-
-
-def test_the_loader_of_yaml_is_a_safe_one():
-    from tdabench.experiment import yaml_file as reading
-
-    assert issubclass(reading._Loader, yaml.SafeLoader)
-    assert not [tag for tag in reading._Loader.yaml_constructors if tag and "python" in tag]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -118,7 +116,7 @@ NO_NAMES = (*NO_PATHS, ".hidden", "..", ".", "-rf", "--help", "A", "", "_", "a" 
 def test_no_method_has_a_name_that_could_leave_its_folder_or_end_a_command(tmp_path, name):
     path = _write(tmp_path, _changed("methods", name, {"attributor": "tdabench.attributors.baselines:Random"}))
 
-    with pytest.raises(ValueError, match=r"tiny\.yaml.*(A name of a method has|control character)"):
+    with pytest.raises(ValueError, match=r"tiny\.yaml.*A name of a method has"):
         load_experiment(path)
 
 
@@ -126,11 +124,8 @@ def test_no_method_has_a_name_that_could_leave_its_folder_or_end_a_command(tmp_p
     "name", [name for name in NO_NAMES if not set(name) & {"/", "\0"} and len(name) in range(1, 250)]
 )
 def test_no_experiment_has_such_a_name(tmp_path, name):
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(EXPERIMENT))
-
     with pytest.raises(ValueError, match="A name of a experiment has"):
-        load_experiment(path)
+        load_experiment(_write(tmp_path, EXPERIMENT, f"{name}.yaml"))
 
 
 @pytest.mark.parametrize("name", NO_PATHS)
@@ -139,7 +134,7 @@ def test_no_point_of_a_sweep_has_such_a_name(tmp_path, part, name):
     grid = {name: [1, 2]} if part == "setting" else {"step_size": [name, 1]}
     path = _write(tmp_path, _changed("sweep", {"method": "random", "grid": grid}))
 
-    with pytest.raises(ValueError, match=r"tiny\.yaml.*(sweep\.grid|A point names a file|control character)"):
+    with pytest.raises(ValueError, match=r"tiny\.yaml.*(sweep\.grid|A point names a file)"):
         load_experiment(path)
 
 

@@ -16,8 +16,9 @@ from test_workflow import EXPERIMENT, PLAIN, Place, make_place
 
 from tdabench import cli
 from tdabench.attributors.base import Unsupported
+from tdabench.experiment.grids import SweepSettings
 from tdabench.experiment.read import load_experiment
-from tdabench.experiment.sweeps import SweepSettings
+from tdabench.experiment.slices import stage_settings
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -159,19 +160,19 @@ def test_a_point_depends_on_its_own_settings_and_not_on_those_of_the_method_or_o
     after = {name: load_experiment(_write(tmp_path, text)) for name, text in changes.items()}
 
     def slice_of(experiment):
-        return experiment.stage_settings("sweep", None, BEST_OF_TWO)
+        return stage_settings(experiment, "sweep", None, BEST_OF_TWO)
 
     assert slice_of(after["other base"]) == slice_of(after["more points"]) == slice_of(before)
     assert slice_of(after["more draws"]) != slice_of(before)
-    assert after["more points"].stage_settings("choose") != before.stage_settings("choose")
-    assert after["other base"].stage_settings("choose") == before.stage_settings("choose")
+    assert stage_settings(after["more points"], "choose") != stage_settings(before, "choose")
+    assert stage_settings(after["other base"], "choose") == stage_settings(before, "choose")
 
 
 def test_a_sweep_changes_no_settings_of_the_other_stages(tmp_path):
     before, after = (load_experiment(_write(tmp_path, text)) for text in (EXPERIMENT.replace(*PLAIN), SWEPT))
 
     for stage in ("dataset", "split", "train", "retrain", "sample", "attribute", "judge", "report"):
-        assert after.stage_settings(stage, "bif") == before.stage_settings(stage, "bif")
+        assert stage_settings(after, stage, "bif") == stage_settings(before, stage, "bif")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_sweep_changes_no_settings_of_the_other_stages(tmp_path):
 )
 def test_a_point_that_is_not_there_is_refused(tmp_path, text, point, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_experiment(_write(tmp_path, text)).stage_settings("sweep", None, point)
+        stage_settings(load_experiment(_write(tmp_path, text)), "sweep", None, point)
 
 
 def test_an_experiment_without_a_sweep_has_nothing_to_choose(tmp_path, capsys):

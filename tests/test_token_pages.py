@@ -1,16 +1,20 @@
 """The stage that makes the token pages, from files of token scores."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from tdabench.cli import main
+from tdabench.experiment.read import load_experiment
+from tdabench.experiment.sections import TokenSettings
+from tdabench.questions.tokens.stage import pages
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import save_tensors
 
 tokenizers = pytest.importorskip("tokenizers")
 
-EXPERIMENT = Path(__file__).parents[1] / "experiments" / "lds_digits.yaml"
+EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "lds_digits.yaml")
 WORDS = ("a", "cat", "sat", "<b>dog</b>", "ran")
 OK = {"status": "ok", "method": {"settings": {"estimate": "correlation", "chains": 2, "draws": 30}}}
 
@@ -31,27 +35,28 @@ def make_tensors(*, pairs: bool = True, queries: tuple[int, ...] = (41, 7)) -> d
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def cell(tmp_path) -> Cell:
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: place for place, word in enumerate(WORDS)}, "a"))
     content = torch.tensor(list(made.to_str().encode()), dtype=torch.uint8)
-    save_tensors(tmp_path / "dataset.safetensors", {"tokenizer": content}, {})
-    save_tensors(tmp_path / "bif.safetensors", make_tensors(), OK)
-    save_tensors(tmp_path / "ekfac.safetensors", make_tensors(pairs=False), {"status": "ok"})
-    save_tensors(tmp_path / "trak.safetensors", {}, {"status": "unsupported: TRAK has no tokens"})
-    return tmp_path
+    cell = Cell(tmp_path, 1, 250)
+    save_tensors(cell.dataset, {"tokenizer": content}, {})
+    save_tensors(cell.tokens("bif"), make_tensors(), OK)
+    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False), {"status": "ok"})
+    save_tensors(cell.tokens("trak"), {}, {"status": "unsupported: TRAK has no tokens"})
+    return cell
 
 
-def run(folder: Path, *methods: str) -> int:
-    files = [str(folder / f"{method}.safetensors") for method in methods]
-    place = ["--repeat", "1", "--train-size", "400", "--dataset", str(folder / "dataset.safetensors")]
-    return main(["pages", str(EXPERIMENT), *place, "--tokens", *files, "--output", str(folder / "pages")])
+def run(cell: Cell, *methods: str) -> Path:
+    """Make the pages of methods; return their folder."""
+    pages(dataclasses.replace(EXPERIMENT, tokens=TokenSettings(queries=2, top=2, methods=methods)), cell)
+    return cell.root / "tokens" / "1-250"
 
 
-def test_every_query_has_a_page_that_leads_to_the_next_and_one_leads_to_them_all(folder):
-    assert run(folder, "bif", "ekfac", "trak") == 0
+def test_every_query_has_a_page_that_leads_to_the_next_and_one_leads_to_them_all(cell):
+    folder = run(cell, "bif", "ekfac", "trak")
 
-    assert sorted(path.name for path in (folder / "pages").iterdir()) == ["41.html", "7.html", "index.html"]
-    first, second, index = ((folder / "pages" / f"{name}.html").read_text() for name in ("41", "7", "index"))
+    assert sorted(path.name for path in folder.iterdir()) == ["41.html", "7.html", "index.html"]
+    first, second, index = ((folder / f"{name}.html").read_text() for name in ("41", "7", "index"))
     assert 'href="7.html" rel="next"' in first
     assert 'href="41.html" rel="prev"' in second
     assert 'rel="next"' not in second
@@ -59,16 +64,15 @@ def test_every_query_has_a_page_that_leads_to_the_next_and_one_leads_to_them_all
     assert "BIF, EK-FAC, TRAK" in index
 
 
-def test_a_page_shows_every_method_with_its_words_scores_and_reason(folder):
-    run(folder, "bif", "ekfac", "trak")
+def test_a_page_shows_every_method_with_its_words_scores_and_reason(cell):
+    page = (run(cell, "bif", "ekfac", "trak") / "41.html").read_text()
 
-    page = (folder / "pages" / "41.html").read_text()
     assert "Correlation of token losses, over 2 chains × 30 draws." in page
     assert "A training token and the whole query." in page
     assert "TRAK has no tokens" in page
     assert "&lt;b&gt;dog&lt;/b&gt;" in page
     assert "<b>dog</b>" not in page
-    assert "token scores of lds_digits, repeat 1, n&nbsp;=&nbsp;400" in page
+    assert "token scores of lds_digits, repeat 1, n&nbsp;=&nbsp;250" in page
     assert "training sequence 303" in page
 
 
@@ -79,23 +83,20 @@ def test_a_page_shows_every_method_with_its_words_scores_and_reason(folder):
         ({"query_ids": torch.tensor([[0, 1, 3]] * 2)}, "bif and ekfac have different tokens for query 41"),
     ],
 )
-def test_methods_that_disagree_about_the_queries_are_refused(folder, capsys, changes, message):
-    save_tensors(folder / "ekfac.safetensors", make_tensors(pairs=False) | changes, {"status": "ok"})
+def test_methods_that_disagree_about_the_queries_are_refused(cell, changes, message):
+    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False) | changes, {"status": "ok"})
 
-    assert run(folder, "bif", "ekfac") != 0
-
-    assert message in capsys.readouterr().err
-
-
-def test_methods_of_which_none_scored_tokens_are_refused_with_their_reasons(folder, capsys):
-    assert run(folder, "trak") != 0
-
-    assert "No method scored tokens (TRAK has no tokens)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=message):
+        run(cell, "bif", "ekfac")
 
 
-def test_a_dataset_of_images_is_refused(folder, capsys):
-    save_tensors(folder / "dataset.safetensors", {"train_images": torch.zeros(1)}, {})
+def test_methods_of_which_none_scored_tokens_are_refused_with_their_reasons(cell):
+    with pytest.raises(ValueError, match=r"No method scored tokens \(TRAK has no tokens\)"):
+        run(cell, "trak")
 
-    assert run(folder, "bif") != 0
 
-    assert "has no tokenizer: pages of tokens are for text" in capsys.readouterr().err
+def test_a_dataset_of_images_is_refused(cell):
+    save_tensors(cell.dataset, {"train_images": torch.zeros(1)}, {})
+
+    with pytest.raises(ValueError, match="has no tokenizer: pages of tokens are for text"):
+        run(cell, "bif")

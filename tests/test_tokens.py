@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
 from tdabench.questions.tokens.stage import choose_top
-from tdabench.storage.records import load_record, load_tensors
+from tdabench.storage.cell import Cell
+from tdabench.storage.records import load_record, load_tensors, save_tensors, save_text
 
 TEXT = "\n".join(
     f"{name} has a {thing}. The {thing} of {name} is {colour}."
@@ -46,30 +48,32 @@ EXPERIMENT: dict[str, Any] = {
     "evaluation": {"resamples": 100, "top": 5},
 }  # fmt: skip
 QUERIES, TOP, LENGTH = 3, 4, 12
+CELL, PLACE = Cell(Path("results/tiny"), 0, 20), ("--repeat", "0", "--train-size", "20")
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory):
+def scored(tmp_path_factory):
     """Make a folder with a checkpoint and the scores of every method."""
     folder = tmp_path_factory.mktemp("tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Path("text.txt").write_text(TEXT, encoding="utf-8")
         _write(EXPERIMENT)
-        _run("dataset", "--data", ".", "--output", "dataset.safetensors")
-        _run("split", "--repeat", "0", "--dataset", "dataset.safetensors", "--output", "split.safetensors")
-        _run("train", *_files(), "--checkpoint", "0", "--output", "0.safetensors")
+        _run("dataset", "--data", ".")
+        _run("split", "--repeat", "0")
+        _run("train", *PLACE, "--checkpoint", "0")
+        for chain in range(2):
+            _run("sample", *PLACE, "--method", "bif", "--chain", str(chain))
         for method in EXPERIMENT["methods"]:
-            _score(method)
+            _run("attribute", *PLACE, "--method", method)
     return folder
 
 
 @pytest.fixture
-def here(cell, monkeypatch):
+def here(scored, monkeypatch):
     """Run in that folder."""
-    monkeypatch.chdir(cell)
+    monkeypatch.chdir(scored)
     _write(EXPERIMENT)
-    return cell
 
 
 @pytest.mark.parametrize(
@@ -82,17 +86,17 @@ def here(cell, monkeypatch):
 def test_the_file_has_all_that_a_page_of_tokens_needs(here, method, name, shape):
     _tokens(method)
 
-    found = load_tensors(f"cell/tokens/{method}.safetensors")
+    found = load_tensors(CELL.tokens(method))
     assert {key: tuple(values.shape) for key, values in found.items()} == {
         "queries": (QUERIES,), "query_ids": (QUERIES, LENGTH), "query_counts": (QUERIES, LENGTH),
         "train": (QUERIES, 2 * TOP), "train_ids": (QUERIES, 2 * TOP, LENGTH),
         "train_counts": (QUERIES, 2 * TOP, LENGTH), "scores": (QUERIES, 2 * TOP), name: shape,
     }  # fmt: skip
-    data, split = load_tensors("dataset.safetensors"), load_tensors("split.safetensors")
+    data, split = load_tensors(CELL.dataset), load_tensors(CELL.split)
     assert torch.equal(found["queries"], torch.arange(QUERIES))
     assert torch.equal(found["query_ids"], data["test_tokens"][split["query"][:QUERIES]].long())
     assert torch.equal(found["train_ids"], data["train_tokens"][split["pool"][found["train"]]].long())
-    scores = load_tensors(f"cell/scores/{method}.safetensors")["scores"][:QUERIES]
+    scores = load_tensors(CELL.scores(method))["scores"][:QUERIES]
     assert torch.equal(found["scores"], scores.gather(1, found["train"]))
     assert torch.equal(found["scores"][:, :TOP], scores.sort(descending=True).values[:, :TOP])
     assert torch.equal(found["scores"][:, TOP:], scores.sort().values[:, :TOP])
@@ -102,7 +106,7 @@ def test_the_file_has_all_that_a_page_of_tokens_needs(here, method, name, shape)
 def test_the_scores_of_tokens_sum_to_the_scores_of_their_sequences(here, method):
     _tokens(method)
 
-    found = load_tensors(f"cell/tokens/{method}.safetensors")
+    found = load_tensors(CELL.tokens(method))
     if method == "bif":
         counts = found["query_counts"][:, :, None, None] & found["train_counts"][:, None]
         assert (found["token_scores"][~counts] == 0).all()
@@ -116,11 +120,11 @@ def test_the_scores_of_tokens_sum_to_the_scores_of_their_sequences(here, method)
 def test_the_record_names_the_scores_and_what_it_cost_and_leaves_no_scratch(here):
     _tokens("bif")
 
-    record = load_record("cell/tokens/bif.safetensors")
+    record = load_record(CELL.tokens("bif"))
     assert record["status"] == "ok"
-    assert "cell/scores/bif.safetensors" in record["inputs"]
+    assert str(CELL.scores("bif")) in record["inputs"]
     assert record["cost"]["score"]["seconds"] > 0
-    assert not (here / "cell/workspace/tokens-bif").exists()
+    assert not CELL.workspace("tokens-bif").exists()
 
 
 def test_a_method_that_scores_no_tokens_says_so_in_its_file(here):
@@ -130,26 +134,27 @@ def test_a_method_that_scores_no_tokens_says_so_in_its_file(here):
 
     _tokens("random")
 
-    assert load_tensors("cell/tokens/random.safetensors") == {}
-    status = load_record("cell/tokens/random.safetensors")["status"]
+    assert load_tensors(CELL.tokens("random")) == {}
+    status = load_record(CELL.tokens("random"))["status"]
     assert status == "unsupported: it scores whole examples, not their tokens"
 
 
-def test_a_method_without_scores_gives_its_reason_again(here):
-    from tdabench.storage.records import save_tensors
+def test_a_method_without_scores_gives_its_reason_again(here, tmp_path, monkeypatch):
+    shutil.copytree("results", tmp_path / "results")
+    shutil.copytree("experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    save_tensors(CELL.scores("bif"), {}, {"status": "unsupported: too large"})
 
-    save_tensors("none.safetensors", {}, {"status": "unsupported: too large"})
+    _tokens("bif")
 
-    _tokens("bif", scores="none.safetensors", output="cell/tokens/none.safetensors")
-
-    assert load_record("cell/tokens/none.safetensors")["status"] == "unsupported: too large"
+    assert load_tensors(CELL.tokens("bif")) == {}
+    assert load_record(CELL.tokens("bif"))["status"] == "unsupported: too large"
 
 
 def test_a_method_that_the_section_leaves_out_is_an_error(here, capsys):
-    status = cli.main(["tokens", "tiny.yaml", *_files(), *_method("random"), "--scores", "s", "--output", "o"])
+    assert cli.main(["tokens", "tiny", *PLACE, "--method", "random"]) == 1
 
-    assert status == 1
-    assert "tiny.yaml shows no tokens of random: it has no section tokens, or" in capsys.readouterr().err
+    assert "tiny shows no tokens of random: it has no section tokens, or" in capsys.readouterr().err
 
 
 def test_the_top_is_the_most_helpful_and_then_the_most_harmful_with_the_extremes_first():
@@ -175,7 +180,7 @@ def test_a_section_that_cannot_be_is_an_error(tmp_path, monkeypatch, change, mes
     _write({**EXPERIMENT, "tokens": {**EXPERIMENT["tokens"], **change}})
 
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_experiment("tiny.yaml")
+        load_experiment("experiments/tiny.yaml")
 
 
 @pytest.mark.parametrize(
@@ -192,34 +197,19 @@ def test_a_change_of_the_section_concerns_that_stage_alone(tmp_path, monkeypatch
     settings = []
     for experiment in (EXPERIMENT, {**EXPERIMENT, section: {**EXPERIMENT[section], key: value}}):
         _write(experiment)
-        read = load_experiment("tiny.yaml")
+        read = load_experiment("experiments/tiny.yaml")
         settings.append({stage: read.stage_settings(stage, "bif") for stage in ("tokens", "attribute", "retrain")})
 
     assert {stage for stage in settings[0] if settings[0][stage] != settings[1][stage]} == concerned
 
 
 def _write(experiment: dict[str, Any]) -> None:
-    Path("tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
-
-
-def _files() -> list[str]:
-    files = ["--dataset", "dataset.safetensors", "--split", "split.safetensors"]
-    return ["--repeat", "0", "--train-size", "20", *files]
-
-
-def _method(method: str) -> list[str]:
-    return ["--method", method, "--checkpoints", "0.safetensors"]
+    save_text("experiments/tiny.yaml", yaml.safe_dump(experiment))
 
 
 def _run(stage: str, *arguments: str) -> None:
-    assert cli.main([stage, "tiny.yaml", *arguments]) == 0
+    assert cli.main([stage, "tiny", *arguments]) == 0
 
 
-def _score(method: str) -> None:
-    _run("attribute", *_files(), *_method(method), "--output", f"cell/scores/{method}.safetensors")
-
-
-def _tokens(method: str, *, scores: str | None = None, output: str | None = None) -> None:
-    scores = scores or f"cell/scores/{method}.safetensors"
-    output = output or f"cell/tokens/{method}.safetensors"
-    _run("tokens", *_files(), *_method(method), "--scores", scores, "--output", output)
+def _tokens(method: str) -> None:
+    _run("tokens", *PLACE, "--method", method)

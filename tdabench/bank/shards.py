@@ -16,6 +16,8 @@ from tdabench.storage.files import hash_file
 from tdabench.storage.records import load_record, load_tensors, make_record
 
 SAME = ("settings", "bank", "seed", "stream")
+# Settings that may change between two jobs of one bank: sizes are nested, and a part of a batch is the same batch.
+FREE = {f"settings.{key}" for key in ("data.train_sizes", "training.microbatch", "pretraining.microbatch")}
 
 
 def load_shards(paths: Sequence[Path]) -> Bank:
@@ -99,7 +101,7 @@ def _check_together(shards: Mapping[int, Path], records: Mapping[int, dict[str, 
     first = min(records)
     for shard, record in records.items():
         for name in SAME:
-            for key, one, other in differences(records[first][name], record[name], name):
+            for key, one, other in _conflicts(records[first][name], record[name], name):
                 raise ValueError(
                     f"{shards[first]} and {shards[shard]} don't belong together: {key} is {one} in one and {other} in "
                     "the other. Give the shards of one bank."
@@ -111,6 +113,27 @@ def _check_together(shards: Mapping[int, Path], records: Mapping[int, dict[str, 
         )
     if more := sorted(set(shards) - set(range(settings.shards))):
         raise ValueError(f"There are {settings.shards} shards, from 0, and {shards[more[0]]} is none of them.")
+
+
+def check_recipe(bank: Bank, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that scores are of models that were trained as the bank's were.
+
+    Args:
+        records: Of the scores, by method.
+
+    Raises:
+        ValueError: If they are not: an edit of the settings came between.
+    """
+    for method, record in records.items():
+        for key, one, other in _conflicts(bank.record["settings"], record.get("settings", {}), "settings"):
+            raise ValueError(
+                f"The bank and the scores of {method} are of two recipes: {key.removeprefix('settings.')} is {one} in "
+                f"the bank and {other} in the scores. Run the workflow again, which makes anew what is of old settings."
+            )
+
+
+def _conflicts(one: Any, other: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    return (difference for difference in differences(one, other, name) if difference[0] not in FREE)
 
 
 def _check_sizes(tensors: Sequence[Mapping[str, Tensor]], shards: Mapping[int, Path], sizes: Sequence[int]) -> None:

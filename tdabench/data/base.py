@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tdabench.examples import Examples
@@ -55,30 +55,61 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Images as they are stored, with what normalises them.
+    """Images as they are stored, with what normalises them; or features without an image. NumPy's arrays serve too.
 
     Attributes:
-        mean: Mean of each channel, for pixels in [0, 1].
-        deviation: Standard deviation of each channel.
+        train_images: Of type uint8, 0 to 255; or floats, which are only normalised: pixels in [0, 1], or features
+            (train, feature).
+        train_labels: Whole numbers from 0 on.
+        mean: Mean of each channel or feature, for pixels in [0, 1].
+        deviation: Standard deviation of each channel or feature.
         label_names: What people call the labels, in order; empty if they have only numbers.
 
     Raises:
-        ValueError: If there are names, but not for every label.
+        ValueError: If images or labels are of another kind, or there are names, but not for every label.
     """
 
-    train_images: UInt8[Tensor, "train channel height width"]
+    train_images: Shaped[Tensor, "train channel *size"]
     train_labels: Int[Tensor, " train"]
-    test_images: UInt8[Tensor, "test channel height width"]
+    test_images: Shaped[Tensor, "test channel *size"]
     test_labels: Int[Tensor, " test"]
-    mean: Float[Tensor, " channel"]
-    deviation: Float[Tensor, " channel"]
+    mean: Float[Tensor, " _"]
+    deviation: Float[Tensor, " _"]
     label_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("train_images", "train_labels", "test_images", "test_labels", "mean", "deviation"):
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)))  # an array of NumPy serves too
+        for part in ("train", "test"):
+            self._check_images(f"{part}_images", getattr(self, f"{part}_images"))
+            _check_labels(f"{part}_labels", getattr(self, f"{part}_labels"), getattr(self, f"{part}_images"))
         num_labels = 1 + max(int(labels.max()) for labels in (self.train_labels, self.test_labels))
         if self.label_names and len(self.label_names) < num_labels:
             raise ValueError(
                 f"label_names has {len(self.label_names)} names for {num_labels} labels: name every label, or none."
+            )
+
+    def _check_images(self, name: str, images: Tensor) -> None:
+        shape = tuple(images.shape)
+        if images.ndim not in (2, 4):
+            raise ValueError(
+                f"{name} must have the axes (example, channel, height, width), or (example, feature), got the shape "
+                f"{shape}: grey images get a channel by images[:, None]."
+            )
+        if {len(self.mean), len(self.deviation)} - {1, shape[1]} or not (self.deviation > 0).all():
+            raise ValueError(
+                f"mean and deviation must have a number for each of the {shape[1]} channels or features of {name}, "
+                f"deviations above 0, got {self.mean.tolist()} and {self.deviation.tolist()}."
+            )
+        if images.dtype == torch.uint8:
+            return
+        if not images.is_floating_point() or not images.isfinite().all():
+            raise ValueError(f"{name} must be uint8 (0 to 255) or finite floats, got {_range_of(images)}.")
+        normalised = not self.mean.any() and (self.deviation == 1).all()
+        if images.ndim == 4 and not normalised and (images.min() < 0 or images.max() > 1):
+            raise ValueError(
+                f"{name} must be pixels in [0, 1] where they are floats, got {_range_of(images)}: divide them by 255, "
+                "or if they are normalised already, set mean to 0 and deviation to 1."
             )
 
     @property
@@ -96,18 +127,37 @@ class ImageData:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def examples(self, part: str, indices: Int[Tensor, " example"], device: torch.device | str = "cpu") -> Examples:
-        """Return normalised examples on a device, images channels last.
+        """Return normalised examples on a device, images channels last; features, too, are called ``image``.
 
         Args:
             part: ``train`` or ``test``.
         """
         images, labels = getattr(self, f"{part}_images")[indices], getattr(self, f"{part}_labels")[indices]
-        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
-        normalised = (images.float() / 255 - mean) / deviation
-        return {
-            "image": normalised.to(device, memory_format=torch.channels_last),
-            "label": labels.long().to(device),
-        }
+        flat = (-1, *[1] * (images.ndim - 2))
+        mean, deviation = self.mean.float().view(flat), self.deviation.float().view(flat)
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        normalised = (pixels - mean) / deviation
+        layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+        return {"image": normalised.to(device, memory_format=layout), "label": labels.long().to(device)}
+
+
+def _check_labels(name: str, labels: Tensor, images: Tensor) -> None:
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"{name} must have one label an image ({len(images)}), got the shape {tuple(labels.shape)}.")
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.is_complex():
+        raise ValueError(
+            f"{name} must be whole numbers, a class each, got {_range_of(labels)}: real-valued targets have no loss "
+            "here; divide them into classes."
+        )
+    if len(labels) and labels.min() < 0:
+        raise ValueError(
+            f"{name} must be classes from 0 on, got {_range_of(labels)}: leave examples out whose label is unknown."
+        )
+
+
+def _range_of(values: Tensor) -> str:
+    ends = f" from {values.min().item():g} to {values.max().item():g}" if len(values) else ""
+    return f"{str(values.dtype).removeprefix('torch.')}{ends}"
 
 
 def split_indices(

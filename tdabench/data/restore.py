@@ -1,5 +1,6 @@
 """A dataset from the file that the stage ``dataset`` wrote."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,17 @@ from tdabench.data.text.rows import TextData
 
 
 def restore_data(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Data:
-    """Make a dataset of a file's tensors and record."""
+    """Make a dataset of a file's tensors and record.
+
+    Raises:
+        ValueError: If the source gave another kind of dataset than ours, which no later job could make of the file.
+    """
     if record.get("kind") == "text":
         return TextData(**tensors)
+    expected = {field.name for field in dataclasses.fields(ImageData)} - {"label_names"}
+    if set(tensors) != expected:
+        raise ValueError(
+            f"A source must give ImageData or TextData; this one's dataset holds {', '.join(sorted(tensors))}. "
+            "Features without an image are an ImageData too: floats of the shape (example, feature)."
+        )
     return ImageData(**tensors, label_names=tuple(record.get("label_names", ())))

@@ -1,13 +1,17 @@
 """Sources of text: files, WikiText-2, Python's own documentation, and datasets of the Hugging Face hub."""
 
-import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated
 
-from tdabench.data.text.rows import Rows, TextData, make_text
+from pydantic import Field
+
+from tdabench.data.text.options import Rows
+from tdabench.data.text.rows import TextData, make_text
+from tdabench.experiment.settings import Count, settings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("data.options")
 class TextFiles(Rows):
     """Text files in UTF-8.
 
@@ -17,14 +21,12 @@ class TextFiles(Rows):
         test_files: Files for the queries; ``null`` sets rows of the others aside.
     """
 
-    files: tuple[str, ...]
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
     separator: str | None = None
-    test_files: tuple[str, ...] | None = None
+    test_files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.files or self.test_files == ():
-            raise ValueError("data.options.files and test_files must name a file at least, where they are given.")
         try:
             groups = 0 if self.separator is None else re.compile(self.separator).groups
         except re.error as error:
@@ -52,7 +54,7 @@ class TextFiles(Rows):
         return [text] if self.separator is None else [part for part in re.split(self.separator, text) if part.strip()]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("data.options")
 class WikiText2(Rows):
     """WikiText-2 (Merity et al., 2016): the articles of ``root/wikitext-2/train.txt``, one document each."""
 
@@ -72,7 +74,7 @@ class WikiText2(Rows):
         return make_text(articles, self, root=root)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("data.options")
 class PythonTopics(Rows):
     """The language reference that Python carries for ``help()`` (79 topics, 0.5 MB): nothing is downloaded."""
 
@@ -83,7 +85,7 @@ class PythonTopics(Rows):
         return make_text(list(topics.values()), self, root=root)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("data.options")
 class HubText(Rows):
     """A text dataset of the Hugging Face hub, such as the Pile, by the library datasets.
 
@@ -101,7 +103,7 @@ class HubText(Rows):
     part: str = "train"
     field: str = "text"
     revision: str | None = None
-    documents: int = 10_000
+    documents: Count = 10_000
 
     def load(self, root: Path) -> TextData:
         """Stream and tokenise the documents.

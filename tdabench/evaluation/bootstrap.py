@@ -35,12 +35,13 @@ class ResampledMeans:
 def draw_resamples(subsets: int, queries: int, *, resamples: int, generator: torch.Generator) -> Resamples:
     """Draw subsets and queries with replacement; equal generators give equal resamples."""
     return Resamples(
-        subsets=_draw_counts(subsets, resamples, generator).float(),
-        queries=_draw_counts(queries, resamples, generator),
+        subsets=draw_counts(subsets, resamples, generator).float(),
+        queries=draw_counts(queries, resamples, generator),
     )
 
 
-def _draw_counts(size: int, resamples: int, generator: torch.Generator) -> UInt8[Tensor, "resample item"]:
+def draw_counts(size: int, resamples: int, generator: torch.Generator) -> UInt8[Tensor, "resample item"]:
+    """Draw so many items with replacement, and count how often each resample has each."""
     counts = torch.zeros(resamples, size, dtype=torch.uint8)
     for part in counts.split(1000):
         chosen = torch.randint(size, part.shape, generator=generator)
@@ -62,34 +63,29 @@ def resampled_means(
     .. math:: r_s = \sum_{t: x_t < x_s} w_t + \tfrac12 \sum_{t: x_t = x_s} w_t - \tfrac N2
 
     and the correlation of two sides is :math:`\sum_s w_s r_s r'_s` over the root of the two variances
-    :math:`\sum_s w_s r_s^2`; without ties each is :math:`(N^3 - \sum_s w_s^3) / 12`. All of them are running sums in
-    sorted order, taken for many resamples at once, so that nothing is sorted again. Work is done in blocks that fit a
-    core's cache, on one thread: a second one costs more in waiting than it brings.
+    :math:`\sum_s w_s r_s^2`; without ties each is :math:`(N^3 - \sum_s w_s^3) / 12`: running sums in sorted order, for
+    many resamples at once, in blocks that fit a core's cache.
 
     Args:
-        sides: What is correlated, such as summed scores and negative losses.
         pairs: Which two sides each column of the result is for; few different first ones are fastest.
         factors: What each query's correlation is multiplied by before the mean; 1 if not given.
     """
     factors = torch.ones(sides.shape[2]) if factors is None else factors
     firsts = sorted({first for first, _ in pairs})
     columns = [(firsts.index(first), second) for first, second in pairs]
-    forward, backward = _sorted_both_ways(sides)
+    orders = _sorted_both_ways(sides)
     together, apart, weight, valid = torch.zeros(4, len(resamples.subsets), len(pairs), dtype=torch.float64)
-    rows = min(1000, len(resamples.subsets))
-    width = max(1, 32_000 // (rows * len(pairs)))
+    width = max(1, 32_000 // (min(1000, len(together)) * len(pairs)))
     with _one_thread():
-        for start in progress(range(0, len(resamples.subsets), rows), "bootstrap"):
-            part = slice(start, start + rows)
-            weights = resamples.subsets[part].T.contiguous()
-            counts = resamples.queries[part].double()
-            for query in range(0, sides.shape[2], width):
-                some = slice(query, query + width)
-                found = _correlations(weights, forward[some], backward[some], firsts, columns).double()
-                found *= factors[some, None, None]
+        for start in progress(range(0, len(together), 1000), "bootstrap"):
+            part = slice(start, start + 1000)
+            weights, counts = resamples.subsets[part].T.contiguous(), resamples.queries[part].double().T
+            blocks = (values.split(width) for values in (*orders, counts, factors))
+            for forward, backward, count, factor in zip(*blocks, strict=True):
+                found = _correlations(weights, forward, backward, firsts, columns).double() * factor[:, None, None]
                 seen, found = found.isfinite().double(), found.nan_to_num()
-                for total, values in ((together, found), (weight, seen)):
-                    total[part] += torch.einsum("qpr,rq->rp", values, counts[:, some])
+                together[part] += torch.einsum("qpr,qr->rp", found, count)
+                weight[part] += torch.einsum("qpr,qr->rp", seen, count)
                 apart[part] += found.sum(dim=0).T
                 valid[part] += seen.sum(dim=0).T
     return ResampledMeans(both=together / weight, subsets=apart / valid)

@@ -7,12 +7,46 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tdabench.evaluation.intervals import bootstrap_interval
-from tdabench.evaluation.lds import average_retrains, predicted_and_measured, rank_correlation
+from tdabench.evaluation.bootstrap import draw_resamples
+from tdabench.evaluation.intervals import ResampledLDS, resample_lds
+from tdabench.evaluation.lds import GroundTruth, average_retrains, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
 from tdabench.experiment.sections import EvaluationSettings
 from tdabench.storage.matrix import Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a method's scores say of the subsets.
+
+    Attributes:
+        predicted: Summed scores of the scored queries.
+        measured: Their negative losses.
+        tuning_lds: Mean LDS on the tuning queries; None without such.
+    """
+
+    predicted: Float[Tensor, "subset query"]
+    measured: Float[Tensor, "subset query"]
+    tuning_lds: float | None
+
+
+def predict_bank(
+    scores: Float[Tensor, "query train"] | Rows, truth: GroundTruth, *, num_scored: int, at_once: int
+) -> Prediction:
+    """Sum the scores over the subsets; the first ``num_scored`` queries are scored, the rest are for tuning.
+
+    Raises:
+        ValueError: If shapes disagree, or a score is not finite.
+    """
+    scored = scores.narrow(0, 0, min(num_scored, scores.shape[0]))
+    sides = predicted_and_measured(scored, truth.masks, truth.losses[:, :num_scored], at_once=at_once)
+    tuning_lds, rest = None, scores.shape[0] - num_scored
+    if rest > 0:
+        tuning = scores.narrow(0, num_scored, rest)
+        tuned = predicted_and_measured(tuning, truth.masks, truth.losses[:, num_scored:], at_once=at_once)
+        tuning_lds = rank_correlation(*tuned).nanmean().item()
+    return Prediction(predicted=sides[0], measured=sides[1], tuning_lds=tuning_lds)
 
 
 def evaluate_scores(
@@ -38,36 +72,34 @@ def evaluate_scores(
     Raises:
         ValueError: If shapes disagree, too few retrained models converged, or the memory is too little.
     """
-    at_once = queries_at_once(
-        settings.memory_gib,
-        beside=bank_bytes(masks, losses, methods=1, resamples=settings.resamples),
-        per_query=SUMMED_BYTES * masks.shape[1],
-    )
+    beside = bank_bytes(masks, losses, methods=1, resamples=settings.resamples)
+    at_once = queries_at_once(settings.memory_gib, beside=beside, per_query=SUMMED_BYTES * masks.shape[1])
     truth = average_retrains(masks, losses)
-    scored, rest = slice(num_scored), scores.shape[0] - num_scored
-    predicted, measured = predicted_and_measured(
-        scores.narrow(0, 0, num_scored), truth.masks, truth.losses[:, scored], at_once=at_once
-    )
-    per_query = rank_correlation(predicted, measured)
-    interval = bootstrap_interval(
-        predicted, measured, resamples=settings.resamples, confidence=settings.confidence, generator=generator
-    )
-    agreement = retrain_agreement(losses[..., scored])
-    tuning_lds = None
-    if rest > 0:
-        sides = predicted_and_measured(
-            scores.narrow(0, num_scored, rest), truth.masks, truth.losses[:, num_scored:], at_once=at_once
-        )
-        tuning_lds = rank_correlation(*sides).nanmean().item()
+    found = predict_bank(scores, truth, num_scored=num_scored, at_once=at_once)
+    resamples = draw_resamples(*found.measured.shape, resamples=settings.resamples, generator=generator)
+    lds = resample_lds(found.predicted[None], found.measured, resamples)
+    bank = describe_bank(truth, losses[..., :num_scored])
+    return describe_lds(lds, 0, settings.confidence) | bank | {"tuning_lds": found.tuning_lds}
+
+
+def describe_lds(lds: ResampledLDS, place: int, confidence: float) -> dict[str, Any]:
+    """Return the numbers of one method; those of the mean are NaN if every query has constant scores or losses."""
+    per_query = lds.per_query[place]
     return {
         "lds": per_query.tolist(),
-        **dataclasses.asdict(interval),
+        **dataclasses.asdict(lds.spread(place).interval(confidence)),
         "queries": len(per_query),
         "nan_queries": int(per_query.isnan().sum()),
+    }
+
+
+def describe_bank(truth: GroundTruth, losses: Float[Tensor, "subset retrain query"]) -> dict[str, Any]:
+    """Return how good a method could be, and what was left out."""
+    agreement = retrain_agreement(losses)
+    return {
         "ceiling": lds_ceiling(agreement, losses.shape[1]),
         "agreement": agreement,
         "subsets": len(truth.masks),
         "dropped_subsets": truth.dropped,
         "diverged_retrains": truth.diverged,
-        "tuning_lds": tuning_lds,
     }

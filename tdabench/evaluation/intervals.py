@@ -5,10 +5,10 @@ import math
 
 import torch
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes seconds to import
 from torch import Tensor
 
-from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
+from tdabench.evaluation.bootstrap import Resamples, resampled_means
 from tdabench.evaluation.lds import rank_correlation
 
 
@@ -20,6 +20,9 @@ class Interval:
     low: float
     high: float
     standard_error: float
+
+
+NO_INTERVAL = Interval(mean=math.nan, low=math.nan, high=math.nan, standard_error=math.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,17 +53,26 @@ class Spread:
         low, high = (self.mean + self.deviations.nanquantile(tail) * self._wider(confidence)).tolist()
         return Interval(mean=self.mean, low=low, high=high, standard_error=self.standard_error)
 
-    def p_value(self, confidence: float) -> float:
-        """Return the two-sided p-value of a mean of 0: the bootstrap moved there, one added to hits and draws."""
-        draws = self.deviations[self.deviations.isfinite()].abs() * self._wider(confidence)
-        if math.isnan(self.mean) or not len(draws):
-            return math.nan
-        # Draws of equal sides are 0 up to rounding.
-        return (1 + int((draws >= abs(self.mean) - 1e-12).sum())) / (len(draws) + 1)
+    @property
+    def p_value(self) -> float:
+        """Return the two-sided p-value of a mean of 0, by Student's t of the standard error.
+
+        It is smooth and has no floor, as a count of resamples has (1 of so many), below which no correction for many
+        pairs can reach. The variance is a sum of two, over subsets and over queries, each known from as many of them:
+        by Satterthwaite's rule the sum has at least the fewer degrees of freedom of the two, which are taken.
+        """
+        return student_p_value(self.mean, self.standard_error, self.freedom)
 
     def _wider(self, confidence: float) -> float:
         upper = (1 + confidence) / 2
         return float(stdtrit(self.freedom, upper) / ndtri(upper)) if self.freedom else math.nan
+
+
+def student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
+    """Return the two-sided p-value of a mean of 0; without a spread, a mean is 0 or it is not."""
+    if standard_error > 0:
+        return 2 * float(stdtr(freedom, -abs(mean) / standard_error))
+    return math.nan if math.isnan(mean + standard_error) else float(mean == 0)
 
 
 def make_spread(
@@ -73,90 +85,82 @@ def make_spread(
     r"""Make the distribution of a mean LDS, or of a difference, from the bootstrap's draws.
 
     The draws are moved onto the estimate: a resample has some subsets twice and others not at all, which lowers a rank
-    correlation (by 0.01 to 0.02 at 60 subsets) and says nothing about the estimate. They are also scaled, since with
-    the variance of subsets A, of queries B and of single pairs C a two-way bootstrap gives A + B + 3C (Owen, 2007,
-    arXiv:0712.1111) where A + B + C is right: unscaled, 95 % intervals of paired differences cover 99 % and more.
+    correlation (by 0.01 to 0.02 at 60 subsets). They are also scaled: with the variance of subsets A, of queries B and
+    of single pairs C, a two-way bootstrap gives A + B + 3C (Owen, 2007, arXiv:0712.1111) where A + B + C is right.
     Bootstraps over subsets alone (A + C) and over queries alone (B + C) tell C.
 
     Args:
         per_query: The estimate's value for each query; NaN ones are left out.
         both: Means over resampled subsets and queries.
         subsets: Means over the same resampled subsets and all queries.
-        num_subsets: Number of subsets that were resampled.
     """
     seen = per_query[per_query.isfinite()]
     kept = both.isfinite() & subsets.isfinite()
-    count = len(seen)
+    count, freedom = len(seen), num_subsets - 1
     if count == 0 or int(kept.sum()) < 2:
-        return Spread(
-            mean=math.nan, deviations=both * math.nan, over_queries=math.nan, over_subsets=math.nan, freedom=0
-        )
+        nothing = both * math.nan
+        return Spread(mean=math.nan, deviations=nothing, over_queries=math.nan, over_subsets=math.nan, freedom=0)
     two_way = both[kept].var().item()
     # A bootstrap's variance is that of the draw, not of the population: one too few is counted.
-    over_subsets = subsets[kept].var().item() * num_subsets / (num_subsets - 1)
+    over_subsets = subsets[kept].var().item() * num_subsets / freedom
     over_queries = seen.var().item() / count if count > 1 else 0.0
     pairs = max(two_way - over_subsets - over_queries, 0.0)
     # Each is at least the single pairs' part; as estimates they may not be.
     variance = max(over_subsets + over_queries - pairs, min(over_subsets, over_queries))
     beyond = max(variance - over_subsets, 0.0)
-    scale = math.sqrt(variance / two_way) if two_way > 0 else 0.0
     return Spread(
         mean=seen.mean().item(),
-        deviations=(both - both[kept].mean()) * scale,
+        deviations=(both - both[kept].mean()) * (math.sqrt(variance / two_way) if two_way > 0 else 0.0),
         over_queries=beyond,
         over_subsets=variance - beyond,
-        freedom=min(num_subsets, count) - 1 if count > 1 else num_subsets - 1,
+        freedom=min(freedom, count - 1) if count > 1 else freedom,
     )
 
 
-def bootstrap_interval(
-    predicted: Float[Tensor, "subset query"],
-    measured: Float[Tensor, "subset query"],
-    *,
-    resamples: int,
-    confidence: float,
-    generator: torch.Generator,
-) -> Interval:
-    """Two-way bootstrap of the mean LDS: subsets and queries are resampled together, ranks taken anew each time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResampledLDS:
+    """The LDS of several predictions of one bank on the same resamples, so that any two are compared paired.
 
-    All queries share the subsets, so that an interval over queries alone is far too narrow. ``make_spread`` says how
-    the draws become an interval.
+    Attributes:
+        both: Mean LDS with subsets and queries resampled.
+        subsets: The same with the subsets alone resampled.
+    """
+
+    per_query: Float[Tensor, "prediction query"]
+    both: Float[Tensor, "resample prediction"]
+    subsets: Float[Tensor, "resample prediction"]
+    num_subsets: int
+
+    def spread(self, place: int, less: int | None = None) -> Spread:
+        """Return the distribution of a prediction's mean LDS, or of how much it exceeds another's."""
+        parts = self.per_query.T, self.both, self.subsets
+        values = [part[:, place] - (0 if less is None else part[:, less]) for part in parts]
+        return make_spread(*values, num_subsets=self.num_subsets)
+
+
+def resample_lds(
+    predicted: Float[Tensor, "prediction subset query"], measured: Float[Tensor, "subset query"], resamples: Resamples
+) -> ResampledLDS:
+    """Compute the LDS of every prediction on each resample; ranks are taken anew each time.
+
+    All queries share the subsets, so that an interval over queries alone is far too narrow.
 
     Args:
         predicted: Summed scores (``predicted_and_measured``).
         measured: Negative losses.
-        confidence: Coverage, in (0, 1).
-
-    Returns:
-        All NaN if every query has constant scores or losses.
     """
-    drawn = draw_resamples(*predicted.shape, resamples=resamples, generator=generator)
-    means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn)
-    per_query = rank_correlation(predicted, measured)
-    spread = make_spread(per_query, means.both[:, 0], means.subsets[:, 0], num_subsets=len(predicted))
-    return spread.interval(confidence)
-
-
-def bootstrap_means(
-    predicted: Float[Tensor, "subset query"],
-    measured: Float[Tensor, "subset query"],
-    *,
-    resamples: int,
-    generator: torch.Generator,
-) -> Float[Tensor, " resample"]:
-    """Mean LDS of every two-way resample, as drawn; methods given equal generators are resampled alike (paired)."""
-    drawn = draw_resamples(*predicted.shape, resamples=resamples, generator=generator)
-    means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn).both[:, 0]
-    return means[means.isfinite()]
+    columns = [(0, 1 + place) for place in range(len(predicted))]
+    means = resampled_means(torch.cat([measured[None], predicted]), columns, resamples)
+    per_query = torch.stack([rank_correlation(one, measured) for one in predicted])
+    return ResampledLDS(per_query=per_query, both=means.both, subsets=means.subsets, num_subsets=len(measured))
 
 
 def over_repeats(means: list[float], confidence: float) -> Interval:
     """Mean over repeats with its standard error; the interval is Student's t, NaN for a single repeat."""
     values = torch.tensor(means, dtype=torch.float64)
-    count = len(values)
+    mean, count = values.mean().item(), len(values)
     if count < 2:
-        return Interval(mean=values.mean().item(), low=math.nan, high=math.nan, standard_error=math.nan)
+        return dataclasses.replace(NO_INTERVAL, mean=mean)
     error = (values.std() / count**0.5).item()
     reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
-    mean = values.mean().item()
     return Interval(mean=mean, low=mean - reach, high=mean + reach, standard_error=error)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor
 
-from tdabench.evaluation.intervals import over_repeats
+from tdabench.evaluation.intervals import over_repeats, student_p_value
 from tdabench.evaluation.moderation import moderate_variances
 
 Row = dict[str, Any]
@@ -35,9 +35,7 @@ def rank_with_groups(means: Mapping[str, float], pairs: Sequence[Row], *, confid
     Args:
         pairs: Rows with ``first``, ``second`` and ``p_holm``; a missing p-value tells nothing apart.
     """
-    ranked = sorted((name for name, mean in means.items() if _known(mean)), key=lambda name: -means[name])
-    apart = {frozenset((row["first"], row["second"])) for row in pairs if _known(row["p_holm"])
-             and row["p_holm"] < 1 - confidence}  # fmt: skip
+    ranked, apart = _rank(means), _told_apart(pairs, confidence)
     runs: list[tuple[int, int]] = []
     for start in range(len(ranked)):
         end = start + 1
@@ -53,6 +51,27 @@ def rank_with_groups(means: Mapping[str, float], pairs: Sequence[Row], *, confid
         }
         for place, name in enumerate(ranked)
     ] + [{"method": name, "lds": None, "group": ""} for name in means if name not in ranked]
+
+
+def share_the_lead(means: Mapping[str, float], pairs: Sequence[Row], *, confidence: float) -> list[str]:
+    """Return the method with the highest mean and all that are not told apart from it, best first; it leads if alone.
+
+    The arguments are those of ``rank_with_groups``; methods without a mean are left out.
+    """
+    ranked, apart = _rank(means), _told_apart(pairs, confidence)
+    return [name for name in ranked if frozenset((name, ranked[0])) not in apart]
+
+
+def _rank(means: Mapping[str, float]) -> list[str]:
+    return sorted((name for name, mean in means.items() if _known(mean)), key=lambda name: -means[name])
+
+
+def _told_apart(pairs: Sequence[Row], confidence: float) -> set[frozenset[str]]:
+    return {
+        frozenset((row["first"], row["second"]))
+        for row in pairs
+        if _known(row["p_holm"]) and row["p_holm"] < 1 - confidence
+    }
 
 
 def compare_repeats(comparisons: Sequence[Mapping[str, Any]], confidence: float) -> tuple[list[Row], list[Row]]:
@@ -96,7 +115,7 @@ def _over_repeats(same: Sequence[tuple[Row, Tensor]], confidence: float) -> Row:
     average = torch.stack([moved[:shortest] for _, moved in usable]).mean(dim=0)
     tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = (student.mean + average.nanquantile(tail)).tolist()
-    p_value = _student_p_value(student.mean, student.standard_error, len(usable) - 1)
+    p_value = student_p_value(student.mean, student.standard_error, len(usable) - 1)
     return {
         "first": first["first"],
         "second": first["second"],
@@ -133,13 +152,7 @@ def _moderate(rows: Sequence[Row], found: Sequence[Sequence[tuple[Row, Tensor]]]
         error = max(math.sqrt(ratio * expected / repeats), row["standard_error"])
         row["standard_error"] = error
         row["low"], row["high"] = row["difference"] - reach * error, row["difference"] + reach * error
-        row["p_value"] = _student_p_value(row["difference"], error, freedom)
-
-
-def _student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
-    if standard_error > 0:
-        return 2 * float(stdtr(freedom, -abs(mean) / standard_error))
-    return float(mean == 0)
+        row["p_value"] = student_p_value(row["difference"], error, freedom)
 
 
 def all_pairs(count: int) -> list[tuple[int, int]]:

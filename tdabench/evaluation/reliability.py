@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import Resamples, resampled_means
-from tdabench.evaluation.intervals import Spread, make_spread
+from tdabench.evaluation.intervals import Spread, make_spread, resample_lds
 from tdabench.evaluation.lds import average_ranks, rank_correlation
 
 
@@ -134,6 +134,4 @@ def query_independent_oracle(measured: Float[Tensor, "subset query"], resamples:
     """
     ranks = average_ranks(measured)  # half integers: their sums are exact, and tie where they should
     others = ranks.sum(dim=1, keepdim=True) - ranks
-    means = resampled_means(torch.stack([measured, others]), [(0, 1)], resamples)
-    per_query = rank_correlation(others, measured)
-    return make_spread(per_query, means.both[:, 0], means.subsets[:, 0], num_subsets=len(measured))
+    return resample_lds(others[None], measured, resamples).spread(0)

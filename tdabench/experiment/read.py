@@ -1,26 +1,22 @@
-"""Settings: an experiment's YAML becomes frozen dataclasses. Imports no torch, so that the workflow plans quickly."""
+"""An experiment's YAML as frozen dataclasses. Imports no torch, so that the workflow plans quickly."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tdabench.experiment.components import Component, build, parse_component, require_json, require_mapping
-from tdabench.experiment.scaling import ScalingSettings, check_scaling
+from tdabench.experiment.components import Component, parse_component
+from tdabench.experiment.grids import ScalingSettings, SweepSettings
 from tdabench.experiment.sections import (
     BankSettings,
     DataSettings,
     EvaluationSettings,
     Recipe,
     RemovalSettings,
+    TokenSettings,
     VarianceSettings,
-    build_pretraining,
-    require_at_least,
 )
-from tdabench.experiment.slices import slice_settings
-from tdabench.experiment.sweeps import SweepSettings, check_sweep
-from tdabench.experiment.tokens import TokenSettings, check_tokens
+from tdabench.experiment.settings import Count, Natural, build, require_json, require_mapping, settings
 from tdabench.experiment.yaml_file import read_yaml
 
 # Names are parts of paths, and of the workflow's shell commands.
@@ -29,7 +25,7 @@ LONGEST_NAME = 100  # file systems allow 255 bytes, with what is added
 MOST_JOBS = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("")
 class Experiment:
     """One YAML, one Snakemake target, one folder of results.
 
@@ -48,7 +44,7 @@ class Experiment:
     """
 
     name: str
-    seed: int
+    seed: Natural
     data: DataSettings
     model: Component
     training: Recipe | None = None
@@ -56,8 +52,8 @@ class Experiment:
     removal: RemovalSettings | None = None
     methods: dict[str, Component]
     pretraining: Recipe | Literal["published"] | None = None
-    repeats: int = 1
-    checkpoints: int = 1
+    repeats: Count = 1
+    checkpoints: Count = 1
     evaluation: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
     variance: VarianceSettings | None = None
     sweep: SweepSettings | None = None
@@ -65,9 +61,8 @@ class Experiment:
     scaling: ScalingSettings | None = None
 
     def __post_init__(self) -> None:
-        require_at_least("experiment", self, seed=0, repeats=1, checkpoints=1)
         for what, name in [("experiment", self.name), *(("method", key) for key in self.methods)]:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not _NAME.fullmatch(name):
                 raise ValueError(f"A name of a {what} has only a-z, 0-9 and _, got {name!r}.")
             if len(name) > LONGEST_NAME:
                 raise ValueError(f"A name of a {what} has at most {LONGEST_NAME} characters, got {name!r}.")
@@ -85,16 +80,9 @@ class Experiment:
                 f"evaluation.top must be below the smallest of data.train_sizes ({smallest}), "
                 f"got {self.evaluation.top}."
             )
-        if self.removal is not None:
-            self._check_removal(self.removal)
-        if self.variance is not None:
-            self._check_variance(self.variance)
-        if self.sweep is not None:
-            check_sweep(self.sweep, self)
-        if self.tokens is not None:
-            check_tokens(self.tokens, self)
-        if self.scaling is not None:
-            check_scaling(self.scaling, self)
+        for section, check in _CHECKS.items():
+            if getattr(self, section) is not None:
+                check(self, getattr(self, section))
         if self.num_jobs > MOST_JOBS:
             raise ValueError(
                 f"The experiment has about {self.num_jobs:,} jobs, more than could be planned ({MOST_JOBS:,}): lower "
@@ -114,28 +102,6 @@ class Experiment:
         methods = sum(1 + self.num_chains(method) for method in self.methods)
         scaled = len(self.scaling.sizes) * len(self.methods) if self.scaling else 0
         return scaled + self.repeats * len(self.data.train_sizes) * (self.checkpoints + shards + methods)
-
-    def _check_removal(self, removal: RemovalSettings) -> None:
-        smallest, most = min(self.data.train_sizes), max(removal.counts)
-        if most >= smallest:
-            raise ValueError(
-                f"removal.counts must be below the smallest of data.train_sizes ({smallest}): "
-                f"nothing is left to train on without {most}."
-            )
-        if removal.queries > self.data.queries:
-            raise ValueError(
-                f"removal.queries must be at most data.queries ({self.data.queries}), got {removal.queries}."
-            )
-        self._choose_methods("removal", removal)
-
-    def _check_variance(self, variance: VarianceSettings) -> None:
-        if self.bank is None:
-            raise ValueError("variance divides the LDS's spread, and there is no LDS without bank: give it one.")
-        if variance.checkpoints > self.checkpoints:
-            raise ValueError(
-                f"variance.checkpoints must be at most checkpoints ({self.checkpoints}), got {variance.checkpoints}."
-            )
-        self._choose_methods("variance", variance)
 
     @property
     def removal_methods(self) -> tuple[str, ...]:
@@ -174,20 +140,77 @@ class Experiment:
         """Say whether a setting of a method says ``auto``, so that it is calibrated."""
         return "auto" in self.methods[method].settings.values()
 
-    def stage_settings(
-        self, stage: str, method: str | None = None, point: str | None = None, size: str | None = None
-    ) -> str:
-        """Return the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
 
-        Files of plug-ins count too: their hash is included, so that an edited method is run again.
+def _check_removal(experiment: Experiment, removal: RemovalSettings) -> None:
+    smallest, most = min(experiment.data.train_sizes), max(removal.counts)
+    if most >= smallest:
+        raise ValueError(
+            f"removal.counts must be below the smallest of data.train_sizes ({smallest}): "
+            f"nothing is left to train on without {most}."
+        )
+    if removal.queries > experiment.data.queries:
+        raise ValueError(
+            f"removal.queries must be at most data.queries ({experiment.data.queries}), got {removal.queries}."
+        )
+    _ = experiment.removal_methods
 
-        Raises:
-            ValueError: If there is no such stage.
-        """
-        slices = slice_settings(self, method, point, size)
-        if stage not in slices:
-            raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
-        return json.dumps(slices[stage], sort_keys=True)
+
+def _check_variance(experiment: Experiment, variance: VarianceSettings) -> None:
+    if experiment.bank is None:
+        raise ValueError("variance divides the LDS's spread, and there is no LDS without bank: give it one.")
+    if variance.checkpoints > experiment.checkpoints:
+        raise ValueError(
+            f"variance.checkpoints must be at most checkpoints ({experiment.checkpoints}), got {variance.checkpoints}."
+        )
+    _ = experiment.varied_methods
+
+
+def _check_sweep(experiment: Experiment, sweep: SweepSettings) -> None:
+    if sweep.method not in experiment.methods:
+        raise ValueError(
+            f"There is no method {sweep.method} for sweep.method; there are {', '.join(experiment.methods)}."
+        )
+    if experiment.bank is None:
+        raise ValueError("A sweep is judged by the LDS, and there is none without bank: give it one.")
+    if experiment.data.tuning_queries < 2:  # an interval over a single query says nothing
+        raise ValueError(
+            "A sweep is judged on the tuning queries, never on the scored ones: data.tuning_queries must be at least "
+            f"2, got {experiment.data.tuning_queries}."
+        )
+
+
+def _check_tokens(experiment: Experiment, tokens: TokenSettings) -> None:
+    if tokens.queries > experiment.data.queries:
+        raise ValueError(
+            f"tokens.queries must be at most data.queries ({experiment.data.queries}), got {tokens.queries}."
+        )
+    smallest = min(experiment.data.train_sizes)
+    if 2 * tokens.top > smallest:
+        raise ValueError(
+            f"tokens.top must be at most half the smallest of data.train_sizes ({smallest}), so that none is "
+            f"both most helpful and most harmful, got {tokens.top}."
+        )
+    _ = experiment.token_methods
+
+
+def _check_scaling(experiment: Experiment, scaling: ScalingSettings) -> None:
+    if len(experiment.data.train_sizes) > 1:
+        sizes = list(experiment.data.train_sizes)
+        raise ValueError(f"scaling is about a single attribution set: data.train_sizes must be one size, got {sizes}.")
+    if experiment.pretraining not in (None, "published") and not experiment.is_scored:
+        raise ValueError("scaling trains no model: leave pretraining out, or say pretraining: published.")
+    auto = [method for method in experiment.methods if experiment.has_calibration(method)]
+    if auto:
+        raise ValueError(f"scaling needs every setting of a method: methods.{auto[0]} has one that says auto.")
+
+
+_CHECKS = {
+    "removal": _check_removal,
+    "variance": _check_variance,
+    "sweep": _check_sweep,
+    "tokens": _check_tokens,
+    "scaling": _check_scaling,
+}
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -212,34 +235,16 @@ def load_experiment(path: Path | str) -> Experiment:
 
 def _parse_experiment(content: Any, name: str) -> Experiment:
     content = dict(require_mapping(content, "The experiment"))
-    if isinstance(content.get("data"), dict):
-        require_json(content["data"].get("options"), "data.options")
     if "name" in content:
         raise ValueError("Unknown key name: an experiment is named by its file.")
-    sections = {
-        "data": DataSettings,
-        "training": Recipe,
-        "bank": BankSettings,
-        "removal": RemovalSettings,
-        "evaluation": EvaluationSettings,
-        "variance": VarianceSettings,
-        "sweep": SweepSettings,
-        "tokens": TokenSettings,
-        "scaling": ScalingSettings,
-    }
-    if isinstance(content.get("pretraining"), dict):
-        content["pretraining"] = build_pretraining(content["pretraining"])
-    for key in ("variance", "sweep", "tokens", "scaling"):
-        if content.get(key, ...) is None:
-            del content[key]
-    for key, section in sections.items():
-        if key in content and not (content[key] is None and key in ("bank", "removal", "training")):
-            content[key] = build(section, content[key], where=key)
+    if isinstance(content.get("data"), dict):
+        require_json(content["data"].get("options"), "data.options")
     if "model" in content:
-        content["model"] = parse_component(content["model"], "builder", "model")
+        content["model"] = dataclasses.asdict(parse_component(content["model"], "builder", "model"))
     if "methods" in content:
         methods = require_mapping(content["methods"], "methods")
         content["methods"] = {
-            key: parse_component(value, "attributor", f"methods.{key}") for key, value in methods.items()
+            key: dataclasses.asdict(parse_component(value, "attributor", f"methods.{key}"))
+            for key, value in methods.items()
         }
-    return build(Experiment, {"name": name, **content}, where="")
+    return build(Experiment, content, where="", name=name)

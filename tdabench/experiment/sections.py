@@ -1,14 +1,17 @@
 """Sections of an experiment file, as frozen dataclasses that check themselves. Imports no torch."""
 
 import dataclasses
-import math
-import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tdabench.experiment.components import Component, build
+from pydantic import Field
+
+from tdabench.experiment.components import Component
+from tdabench.experiment.settings import Count, Finite, Natural, Positive, Share, different, settings
+
+Methods = Annotated[tuple[str, ...], different("methods")] | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("data")
 class DataSettings:
     """What is attributed.
 
@@ -27,12 +30,12 @@ class DataSettings:
 
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    train_sizes: tuple[int, ...]
-    queries: int
-    tuning_queries: int = 0
-    warmup: int = 0
-    reference: int | str = "train"
-    mislabelled: float = 0.0
+    train_sizes: Annotated[tuple[int, ...], different("sizes of at least 2", 2)]
+    queries: Count
+    tuning_queries: Natural = 0
+    warmup: Natural = 0
+    reference: int | Literal["train"] = "train"
+    mislabelled: Share = 0.0
 
     @property
     def component(self) -> Component:
@@ -41,23 +44,17 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         Component(path=self.source, settings=self.options)
-        if not self.train_sizes or min(self.train_sizes) < 2 or len(set(self.train_sizes)) < len(self.train_sizes):
-            raise ValueError(f"data.train_sizes must be different sizes of at least 2, got {list(self.train_sizes)}.")
-        require_at_least("data", self, queries=1, tuning_queries=0, warmup=0)
-        if self.reference != "train" and (isinstance(self.reference, str) or self.reference < max(self.train_sizes)):
+        smallest, largest = min(self.train_sizes), max(self.train_sizes)
+        if self.reference != "train" and self.reference < largest:
             raise ValueError(
                 "data.reference must be 'train' or a number of examples that is at least the largest of "
-                f"data.train_sizes ({max(self.train_sizes)}), got {self.reference!r}."
+                f"data.train_sizes ({largest}), got {self.reference}."
             )
-        if not 0 <= self.mislabelled < 1:
-            raise ValueError(f"data.mislabelled must lie in [0, 1), got {self.mislabelled}.")
-        if 0 < self.mislabelled < 1 / min(self.train_sizes):
-            raise ValueError(
-                f"A data.mislabelled of {self.mislabelled} of {min(self.train_sizes)} examples is less than one."
-            )
+        if 0 < self.mislabelled < 1 / smallest:
+            raise ValueError(f"A data.mislabelled of {self.mislabelled} of {smallest} examples is less than one.")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("training")
 class Recipe:
     """A training run (the paper's Table 4).
 
@@ -82,53 +79,24 @@ class Recipe:
             Batch norm sees the parts apart.
     """
 
-    optimizer: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    momentum: float = 0.0
-    bias_scaler: float = 1.0
-    label_smoothing: float = 0.0
-    schedule_start: float = 0.2
-    schedule_peak: float = 0.25
-    schedule_end: float = 0.07
-    warmup_steps: int = 0
+    optimizer: Literal["sgd", "adamw"]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: Finite
+    momentum: Share = 0.0
+    bias_scaler: Positive = 1.0
+    label_smoothing: Share = 0.0
+    schedule_start: Finite = 0.2
+    schedule_peak: Share = 0.25
+    schedule_end: Finite = 0.07
+    warmup_steps: Natural = 0
     recalibrate_norm: bool = False
-    precision: str = "float32"
-    microbatch: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.microbatch is not None and self.microbatch < 1:
-            raise ValueError(f"training.microbatch must be at least 1 or null, got {self.microbatch}.")
-        require_choice("training", self, optimizer=("sgd", "adamw"), precision=("float32", "bfloat16"))
-        require_at_least(
-            "training", self, epochs=1, batch_size=1, weight_decay=0, schedule_start=0, schedule_end=0, warmup_steps=0
-        )
-        for name in ("learning_rate", "bias_scaler"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"training.{name} must be positive and finite, got {getattr(self, name)}.")
-        for name in ("weight_decay", "schedule_start", "schedule_end"):
-            if getattr(self, name) == math.inf:
-                raise ValueError(f"training.{name} must be finite, got {getattr(self, name)}.")
-        for name in ("momentum", "label_smoothing", "schedule_peak"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must lie in [0, 1), got {getattr(self, name)}.")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    microbatch: Count | None = None
 
 
-def build_pretraining(content: dict[str, Any]) -> Recipe:
-    """Make the recipe of a pretraining, whose errors say so.
-
-    Raises:
-        ValueError: If a key is unknown or missing, or a value is wrong.
-    """
-    try:
-        return build(Recipe, content, where="pretraining")
-    except ValueError as error:  # a recipe's own checks call it training
-        raise ValueError(re.sub(r"\btraining\.", "pretraining.", str(error))) from error
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("bank")
 class BankSettings:
     """The ground truth: models retrained on subsets.
 
@@ -141,47 +109,18 @@ class BankSettings:
             where the workflow measures it. The bank is the same, however it is divided.
     """
 
-    subsets: int
-    fraction: float
-    sampling: str = "fixed"
-    retrains: int = 1
-    shards: int | Literal["auto"] = 1
+    subsets: Annotated[int, Field(ge=3)]
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+    sampling: Literal["fixed", "bernoulli"] = "fixed"
+    retrains: Count = 1
+    shards: Count | Literal["auto"] = 1
 
     def __post_init__(self) -> None:
-        require_choice("bank", self, sampling=("fixed", "bernoulli"))
-        require_at_least("bank", self, subsets=3, retrains=1, **({} if self.shards == "auto" else {"shards": 1}))
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"bank.fraction must lie in (0, 1), got {self.fraction}.")
         if self.shards != "auto" and self.shards > self.subsets:
             raise ValueError(f"bank.shards must be at most bank.subsets ({self.subsets}), got {self.shards}.")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RemovalSettings:
-    """Models retrained without the examples that a method calls most helpful for a query.
-
-    Attributes:
-        counts: How many are removed: 1 is leave-one-out.
-        queries: The first so many scored queries; each is a removal of its own.
-        retrains: Models a query and arm, with different seeds (the same ones in every arm).
-        methods: Keys of the methods that are asked; ``null`` means all.
-    """
-
-    counts: tuple[int, ...]
-    queries: int
-    retrains: int = 1
-    methods: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.counts or min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
-            raise ValueError(f"removal.counts must be different numbers of at least 1, got {list(self.counts)}.")
-        # An interval over a single query says nothing.
-        require_at_least("removal", self, queries=2, retrains=1)
-        if self.methods is not None and (not self.methods or len(set(self.methods)) < len(self.methods)):
-            raise ValueError(f"removal.methods must be null or different methods, got {list(self.methods)}.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("evaluation")
 class EvaluationSettings:
     """How scores are compared with the truth.
 
@@ -194,22 +133,30 @@ class EvaluationSettings:
             grow); ``null`` for no limit. It decides how many queries are in memory at once, not the result.
     """
 
-    resamples: int = 1000
-    confidence: float = 0.95
-    top: int = 10
-    memory_gib: float | None = None
-
-    def __post_init__(self) -> None:
-        require_at_least("evaluation", self, resamples=100, top=1)
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"evaluation.confidence must lie in (0, 1), got {self.confidence}.")
-        if self.memory_gib is not None and not 0 < self.memory_gib < math.inf:
-            raise ValueError(
-                f"evaluation.memory_gib must be positive and finite, or null for no limit, got {self.memory_gib}."
-            )
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    top: Count = 10
+    memory_gib: Positive | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("removal")
+class RemovalSettings:
+    """Models retrained without the examples that a method calls most helpful for a query.
+
+    Attributes:
+        counts: How many are removed: 1 is leave-one-out.
+        queries: The first so many scored queries; each is a removal of its own.
+        retrains: Models a query and arm, with different seeds (the same ones in every arm).
+        methods: Keys of the methods that are asked; ``null`` means all.
+    """
+
+    counts: Annotated[tuple[int, ...], different("numbers of at least 1", 1)]
+    queries: Annotated[int, Field(ge=2)]  # an interval over a single query says nothing
+    retrains: Count = 1
+    methods: Methods = None
+
+
+@settings("variance")
 class VarianceSettings:
     """Attributions once more, to tell what the checkpoint's seed and the method's random numbers do to the LDS.
 
@@ -219,26 +166,21 @@ class VarianceSettings:
         methods: Which methods; null for all.
     """
 
-    checkpoints: int = 2
-    runs: int = 2
-    methods: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        # With a single run, the two can't be told apart.
-        require_at_least("variance", self, checkpoints=1, runs=2)
-        if self.methods is not None and (not self.methods or len(set(self.methods)) < len(self.methods)):
-            raise ValueError(f"variance.methods must be different methods, or null for all, got {list(self.methods)}.")
+    checkpoints: Count = 2
+    runs: Annotated[int, Field(ge=2)] = 2  # with a single run, the two can't be told apart
+    methods: Methods = None
 
 
-def require_at_least(section: str, settings: Any, **lowest: int) -> None:
-    """Check settings against their lowest values; the message names section, setting and value."""
-    for name, low in lowest.items():
-        if not getattr(settings, name) >= low:
-            raise ValueError(f"{section}.{name} must be at least {low}, got {getattr(settings, name)}.")
+@settings("tokens")
+class TokenSettings:
+    """Scores of tokens, for a few queries and the training examples that matter most to them.
 
+    Attributes:
+        queries: The first so many scored queries.
+        top: Most helpful, and as many most harmful, training examples of each.
+        methods: Keys of the methods that are asked; ``null`` means all.
+    """
 
-def require_choice(section: str, settings: Any, **choices: tuple[str, ...]) -> None:
-    """Check settings against the words that they may be."""
-    for name, options in choices.items():
-        if getattr(settings, name) not in options:
-            raise ValueError(f"{section}.{name} must be {' or '.join(options)}, got {getattr(settings, name)!r}.")
+    queries: Count = 8
+    top: Count = 10
+    methods: Methods = None

@@ -1,20 +1,32 @@
 """Which settings each stage's result depends on. Imports no torch."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import json
+from typing import Any
 
 from tdabench.experiment.components import describe
-from tdabench.experiment.scaling import model_at
+from tdabench.experiment.derived import component_at, model_at
+from tdabench.experiment.read import Experiment
 from tdabench.experiment.sections import Recipe, VarianceSettings
-from tdabench.experiment.sweeps import component_at
-
-if TYPE_CHECKING:
-    from tdabench.experiment.read import Experiment
 
 
-def slice_settings(
-    experiment: "Experiment", method: str | None, point: str | None = None, size: str | None = None
-) -> dict[str, Any]:
+def stage_settings(
+    experiment: Experiment, stage: str, method: str | None = None, point: str | None = None, size: str | None = None
+) -> str:
+    """Return the settings that a stage's result depends on, as JSON; a change of them reruns that stage.
+
+    Files of plug-ins count too: their hash is included, so that an edited method is run again.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+    slices = _slice(experiment, method, point, size)
+    if stage not in slices:
+        raise ValueError(f"There is no stage {stage!r} (with method {method!r}).")
+    return json.dumps(slices[stage], sort_keys=True)
+
+
+def _slice(experiment: Experiment, method: str | None, point: str | None, size: str | None) -> dict[str, Any]:
     """Return each stage's slice of the settings; with a method, also those of the stages that run one.
 
     Args:
@@ -54,7 +66,7 @@ def _describe_recipe(recipe: Recipe | str | None) -> Any:
     return described
 
 
-def _data_slices(experiment: "Experiment") -> dict[str, Any]:
+def _data_slices(experiment: Experiment) -> dict[str, Any]:
     data, source = experiment.data, describe(experiment.data.component)
     split = {"source": source, "seed": experiment.seed}
     split |= {key: getattr(data, key) for key in ("queries", "tuning_queries", "warmup")}
@@ -63,7 +75,7 @@ def _data_slices(experiment: "Experiment") -> dict[str, Any]:
     return {"dataset": source, "split": split}
 
 
-def _removal_slices(experiment: "Experiment", training: dict[str, Any]) -> dict[str, Any]:
+def _removal_slices(experiment: Experiment, training: dict[str, Any]) -> dict[str, Any]:
     removal = dataclasses.asdict(experiment.removal) if experiment.removal else {}
     removal.pop("methods", None)  # another method is another job, not another result
     return {
@@ -72,7 +84,7 @@ def _removal_slices(experiment: "Experiment", training: dict[str, Any]) -> dict[
     }
 
 
-def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
+def _judgement_slices(experiment: Experiment) -> dict[str, Any]:
     evaluation = dataclasses.asdict(experiment.evaluation)
     top = evaluation.pop("top")
     evaluation.pop("memory_gib")  # how many queries at once, not what comes out
@@ -88,7 +100,7 @@ def _judgement_slices(experiment: "Experiment") -> dict[str, Any]:
     }
 
 
-def _sweep_slices(experiment: "Experiment", point: str | None) -> dict[str, Any]:
+def _sweep_slices(experiment: Experiment, point: str | None) -> dict[str, Any]:
     evaluation = {key: getattr(experiment.evaluation, key) for key in ("resamples", "confidence")}
     sweep = experiment.sweep and dataclasses.asdict(experiment.sweep)
     judged = {"seed": experiment.seed, "evaluation": evaluation, "repeats": experiment.repeats, "sweep": sweep}
@@ -99,14 +111,14 @@ def _sweep_slices(experiment: "Experiment", point: str | None) -> dict[str, Any]
     return slices
 
 
-def _scaling_slices(experiment: "Experiment") -> dict[str, Any]:
+def _scaling_slices(experiment: Experiment) -> dict[str, Any]:
     scaling = experiment.scaling and dataclasses.asdict(experiment.scaling)
     confidence = experiment.evaluation.confidence
     project = {"scaling": scaling, "confidence": confidence, "methods": list(experiment.methods)}
     return {"scale": {}, "project": {**project, "queries": experiment.data.queries}}
 
 
-def _scale_slice(experiment: "Experiment", method: dict[str, Any], size: str | None) -> dict[str, Any]:
+def _scale_slice(experiment: Experiment, method: dict[str, Any], size: str | None) -> dict[str, Any]:
     """Return what the runs of a method at a size depend on; other sizes are other jobs."""
     if experiment.scaling is None or size is None:
         return {}
@@ -118,7 +130,7 @@ def _scale_slice(experiment: "Experiment", method: dict[str, Any], size: str | N
     return {"seed": experiment.seed, "data": data, "model": model, "method": method, "runs": runs, **how}
 
 
-def _method_slices(experiment: "Experiment", method: str, size: str | None) -> dict[str, Any]:
+def _method_slices(experiment: Experiment, method: str, size: str | None) -> dict[str, Any]:
     described = describe(experiment.methods[method])
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
     variance = experiment.variance or VarianceSettings()

@@ -1,82 +1,86 @@
-"""YAML that may be anybody's: read safely, and refused where it is too large, too deep or holds what no file can."""
+"""YAML 1.2, where things are what they look like: `yes`, `1:30` and dates are text, `1e-4` and `032` numbers."""
 
+import io
 import re
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.resolver import VersionedResolver
 
-# Of a file, and of what it says once every alias is written out: a few lines can stand for more than memory holds.
-MOST_CHARACTERS = 30_000
-MOST_LEVELS = 20
-MOST_BITS = 63
+_CORE = ("str", "int", "float", "bool", "null", "seq", "map", "merge")
 
 
 def read_yaml(text: str) -> Any:
-    """Read YAML safely, with 1e-4 as a number and no key twice.
+    """Read a document: what JSON has, and infinities and NaN; a key of a mapping is text, and stands once.
 
     Raises:
-        ValueError: If it is not valid, or beyond what an experiment could need.
+        ValueError: If it is not valid; the message names line and column.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"it has {len(text):,} characters; {MOST_CHARACTERS:,} are read at most.")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Constructor = _Resolver, _Constructor
     try:
-        content = yaml.load(text, Loader=_Loader)
-        size, levels = _measure(content, {})
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from error
+    except (YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except LookupError as error:  # ruamel.yaml stumbles over a tag on a value of another type, such as !!bool maybe
+        raise ValueError(f"a tag does not fit its value ({error}).") from error
     except RecursionError as error:
-        raise ValueError(f"it has more than {MOST_LEVELS} levels, or an alias that holds itself.") from error
-    except (LookupError, AttributeError, ArithmeticError) as error:
-        # PyYAML itself stumbles over a tag on a value of another type, such as !!bool maybe.
-        raise ValueError(f"a tag does not fit its value ({type(error).__name__}: {error}).") from error
-    if levels > MOST_LEVELS:
-        raise ValueError(f"it has {levels} levels of lists and mappings; {MOST_LEVELS} are the most.")
-    if size > MOST_CHARACTERS:
-        raise ValueError(f"with every alias written out it has {size:,} characters; {MOST_CHARACTERS:,} are the most.")
-    return content
+        raise ValueError("its lists and mappings lie too deep in each other.") from error
 
 
-def _measure(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Count characters, each alias where it stands, and levels; refuse what no record or file name could hold."""
-    if isinstance(value, str):
-        if any("\ud800" <= sign <= "\udfff" or (sign < " " and sign not in "\t\n") for sign in value):
-            raise ValueError(f"the text {value[:40]!r} has a control character or half a character.")
-        return 1 + len(value), 0
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise ValueError(f"a whole number has {value.bit_length():,} bits; {MOST_BITS} are the most.")
-    if not isinstance(value, dict | list | tuple | set):
-        return 1, 0
-    if id(value) not in known:  # an alias that stands many times is measured once
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        sizes, levels = zip((0, 0), *(_measure(part, known) for part in parts), strict=True)
-        known[id(value)] = 1 + sum(sizes), 1 + max(levels)
-    return known[id(value)]
+def write_yaml(content: Any) -> str:
+    """Write a document that :func:`read_yaml` reads back, keys in their order."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width, yaml.Resolver = False, 100, _Resolver
+    yaml.sort_base_mapping_type_on_output = False
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML 1.1 that also reads 1e-4 as a number (PyYAML's own takes it for text) and refuses a repeated key."""
+class _Resolver(VersionedResolver):
+    """What plain scalars are: in the core schema there are no dates."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Compose a mapping whose keys are all different, before merge keys (<<) add theirs."""
-        node = super().compose_mapping_node(anchor)
-        seen = set()
+    def add_version_implicit_resolver(self, version: Any, tag: str, regexp: re.Pattern[str], first: list[str]) -> None:
+        """Leave out the two that are not of the core schema."""
+        if not tag.endswith((":timestamp", ":value")):
+            super().add_version_implicit_resolver(version, tag, regexp, first)
+
+
+class _Constructor(SafeConstructor):
+    def construct_document(self, node: Node) -> Any:
+        """Check a document before anything of it is made."""
+        for place, problem in _faults(node, set()):
+            raise ConstructorError(None, None, problem, place.start_mark)
+        return super().construct_document(node)
+
+
+def _faults(node: Node, seen: set[int]) -> Iterator[tuple[Node, str]]:
+    """Return what JSON could not hold, and keys that stand twice, which ruamel.yaml overlooks beside a merge key."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in _CORE:
+        yield node, f"the tag {node.tag} is of no value that JSON has."
+    if isinstance(node, ScalarNode):
+        return
+    if isinstance(node, MappingNode):
+        keys: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.YAMLError(f"the key {key.value!r} stands twice{node.start_mark}")
-                seen.add((key.tag, key.value))
-        return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Add what merge keys name, each key once: PyYAML keeps all, twice as many with every merge of a merge."""
-        super().flatten_mapping(node)
-        last = {
-            (key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)): (key, value)
-            for key, value in node.value
-        }
-        node.value = list(last.values())
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+            if not isinstance(key, ScalarNode):
+                yield key, "a key must be text, and this one is a list or a mapping."
+            elif key.tag.rpartition(":")[2] not in ("str", "merge"):
+                yield key, f"a key must be text: put {key.value} in quotes."
+            elif key.value in keys:
+                yield key, f"the key {key.value!r} stands twice."
+            keys.add(str(key.value))
+    for part in node.value:
+        for one in part if isinstance(node, MappingNode) else (part,):
+            yield from _faults(one, seen)

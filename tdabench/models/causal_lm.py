@@ -1,6 +1,5 @@
 """Causal language models of transformers: any architecture that the library itself knows."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from tdabench.experiment.settings import settings
 from tdabench.models.published import find_published, import_transformers, load_config, load_published
 from tdabench.seeds import isolated_random_state
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("model")
 class CausalLM:
     """Build any causal language model that transformers knows; code that comes with weights is never run.
 

@@ -1,6 +1,5 @@
 """Pythia: GPT-NeoX in the sizes of Biderman et al. (2023, arXiv:2304.01373)."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from tdabench.experiment.settings import Count, settings
 from tdabench.models.causal_lm import build_from_config
 from tdabench.models.published import find_published, load_config, load_published
 
@@ -36,7 +36,7 @@ SIZES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("model")
 class Pythia:
     """Build a GPT-NeoX: rotary positions on a quarter of each head, attention and MLP in parallel, untied embeddings.
 
@@ -53,19 +53,17 @@ class Pythia:
         positions: The same for the longest sequence.
     """
 
-    size: str = "14m"
+    size: Literal[tuple(SIZES)] = "14m"  # type: ignore[valid-type]
     weights: str = "random"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    hidden_size: int | None = None
-    layers: int | None = None
-    heads: int | None = None
-    vocabulary: int | None = None
-    positions: int | None = None
+    hidden_size: Count | None = None
+    layers: Count | None = None
+    heads: Count | None = None
+    vocabulary: Count | None = None
+    positions: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"model.size must be one of {', '.join(SIZES)}, got {self.size!r}.")
         if not self.weights.strip():
             raise ValueError("model.weights must be random, hub, an id on the hub or a folder, got an empty text.")
         own = [name for name in Shape._fields if getattr(self, name) is not None]
@@ -76,9 +74,6 @@ class Pythia:
         if self.revision is not None and self.weights == "random":
             raise ValueError(f"model.revision {self.revision!r} is of published weights, and model.weights is random.")
         shape = self.shape
-        for name, value in shape._asdict().items():
-            if value < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {value}.")
         if shape.hidden_size % (8 * shape.heads):  # else a quarter of a head has no pairs to rotate
             raise ValueError(
                 f"model.hidden_size must be a multiple of 8 x model.heads ({8 * shape.heads}), got {shape.hidden_size}."

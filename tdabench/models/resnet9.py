@@ -1,15 +1,19 @@
 """ResNet-9 for CIFAR-10 (Jordan, 2024, arXiv:2404.00498)."""
 
-import dataclasses
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from tdabench.experiment.settings import settings
 from tdabench.seeds import isolated_random_state
 
+Width = Annotated[int, Field(ge=24)]  # the whitening layer has 24 channels
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@settings("model")
 class ResNet9:
     """Build the network of Jordan (2024): a frozen whitening layer, three groups of two convolutions, a linear head.
 
@@ -25,20 +29,11 @@ class ResNet9:
             batches of 1,024; small batches need less, else the statistics at the end are those of a few examples.
     """
 
-    widths: tuple[int, int, int] = (64, 256, 256)
-    classes: int = 10
+    widths: tuple[Width, Width, Width] = (64, 256, 256)
+    classes: Annotated[int, Field(ge=2)] = 10
     whitening_epsilon: float = 5e-4
     logit_scale: float = 1 / 9
-    norm_momentum: float = 0.4
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        if len(self.widths) != 3 or min(self.widths) < 24:
-            raise ValueError(f"model.widths must be three numbers of at least 24, got {list(self.widths)}.")
-        if self.classes < 2:
-            raise ValueError(f"model.classes must be at least 2, got {self.classes}.")
-        if not 0 < self.norm_momentum <= 1:
-            raise ValueError(f"model.norm_momentum must lie in (0, 1], got {self.norm_momentum}.")
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.4
 
     def build(self, images: Float[Tensor, "example 3 height width"], *, generator: torch.Generator) -> nn.Module:
         """Build a freshly initialised network.

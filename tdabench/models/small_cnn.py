@@ -1,15 +1,17 @@
 """A small convolutional network for small greyscale images."""
 
-import dataclasses
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from tdabench.experiment.settings import Count, settings
 from tdabench.seeds import isolated_random_state
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("model")
 class SmallCNN:
     """Build two 3x3 convolutions with pooling and a linear head, without batch norm.
 
@@ -18,14 +20,8 @@ class SmallCNN:
         classes: Number of classes.
     """
 
-    width: int = 16
-    classes: int = 10
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"model.width must be at least 1, got {self.width}.")
-        if self.classes < 2:
-            raise ValueError(f"model.classes must be at least 2, got {self.classes}.")
+    width: Count = 16
+    classes: Annotated[int, Field(ge=2)] = 10
 
     def build(self, images: Float[Tensor, "example channel height width"], *, generator: torch.Generator) -> nn.Module:
         """Build a freshly initialised network for images of the given size.

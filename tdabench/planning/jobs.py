@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, MEASURED_EPOCHS, MEMORY, Costs, Size, load_costs
+from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
 
 if TYPE_CHECKING:
     from tdabench.experiment.read import Experiment
@@ -166,12 +166,7 @@ def _add_memory(found: dict[str, float], device: int, host: int) -> dict[str, fl
 
 
 def _train(experiment: "Experiment", costs: Costs, examples: int) -> dict[str, float] | None:
-    size, recipe = training_size(experiment, examples), experiment.training
-    found = costs.predict("train", size)
-    if found is not None and "train" not in costs.batches:  # measured by an older version: memory is that of a batch
-        batch = Size(train=min(size.train, min(recipe.epochs, MEASURED_EPOCHS) * recipe.batch_size))
-        of_batch = costs.predict("train", batch)
-        found |= {name: of_batch[name] for name in MEMORY}
+    found = costs.predict("train", training_size(experiment, examples))
     held = costs.example_bytes * examples
     return None if found is None else _add_memory(found, held, held)
 
@@ -211,13 +206,14 @@ def _job(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, count: int, method: str | None = None
 ) -> Job:
     found = cost_of(rule, experiment, costs, train_size, method)
+    known = found or dict.fromkeys(("seconds", "host_bytes", "device_bytes"))
     return Job(
         rule=rule,
         what=f"{train_size:,}" if method is None else f"{method}, {train_size:,}",
         count=count * experiment.repeats,
         seconds=None if found is None else costs.start_seconds + found["seconds"],
-        host_bytes=None if found is None else found["host_bytes"],
-        device_bytes=None if found is None else found["device_bytes"],
+        host_bytes=known["host_bytes"],
+        device_bytes=known["device_bytes"],
         disk_bytes=_output_bytes(rule, experiment, costs, train_size, method, found or {}),
     )
 

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tdabench.experiment.slices import stage_settings
 from tdabench.planning.jobs import settle_bank
 
 if TYPE_CHECKING:
@@ -31,5 +32,5 @@ def hash_settings(
     if stage == "retrain" and experiment.bank is not None and train_size is not None:
         bank = settle_bank(experiment, Path("results") / experiment.name, train_size)
         experiment = dataclasses.replace(experiment, bank=bank)
-    settings = experiment.stage_settings(stage, method, point, size)
+    settings = stage_settings(experiment, stage, method, point, size)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]

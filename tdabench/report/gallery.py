@@ -107,7 +107,7 @@ class _Tiles:
 def load_gallery(experiment: Experiment, folder: Path, repeat: int = 0) -> Gallery | None:
     """Make the gallery of one repeat's largest set from its files; none if the data are no images."""
     data, record = (load(folder / "dataset.safetensors") for load in (load_tensors, load_record))
-    if "train_images" not in data:
+    if "train_images" not in data or data["train_images"].dtype != torch.uint8:  # text, or features
         return None
     size = max(experiment.data.train_sizes)
     split = load_tensors(folder / str(repeat) / "split.safetensors")

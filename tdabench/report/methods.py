@@ -26,7 +26,7 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str], over
     rows = [
         {"experiment": experiment.name, "repeat": cell.repeat, "train_size": cell.train_size, **pair}
         for cell in cells_of(experiment, folder)
-        for pair in load_json(cell.judgement)["agreement"]
+        for pair in load_json(cell.judgement)["agreement"]["pairs"]
     ]
     table = make_agreement_table(rows, lambda means: over_repeats(means, experiment.evaluation.confidence))
     write_table(folder, "agreement", table)

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
+from tdabench.experiment.yaml_file import write_yaml
 
 
 def describe_settings(record: Mapping[str, Any]) -> str:
     """Write the resolved settings of an experiment as YAML, defaults included."""
-    return yaml.safe_dump(record["experiment"], sort_keys=False, allow_unicode=True, width=100)
+    return write_yaml(record["experiment"])
 
 
 def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -23,7 +23,7 @@ from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
-from tdabench.storage.cell import Cell
+from tdabench.storage.cell import Cell, find_cell
 from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_json, load_record, load_tensors, save_json, save_tensors
@@ -205,7 +205,7 @@ def calibrate(
     from tdabench.attributors.calibration.text import describe_calibration
 
     size = experiment.data.train_sizes[0] if train_size is None else train_size
-    cell = Cell(Path("results") / experiment.name, repeat, size)
+    cell = find_cell(experiment, repeat, size)
     find_method(experiment, method)
     _require_files([cell.dataset, cell.split, *cell.checkpoints(experiment.checkpoints)])
     trial = Trial(experiment, cell, method, machine)

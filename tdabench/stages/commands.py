@@ -1,6 +1,7 @@
 """The commands without a rule: list the methods, check one."""
 
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -14,7 +15,7 @@ def methods() -> None:
     sys.stdout.write(describe_methods())
 
 
-def check(path: str, set_: list[str] = (), text: bool = False, uninformative: bool = False) -> None:
+def check(path: str, set_: Sequence[str] = (), text: bool = False, uninformative: bool = False) -> None:
     """Check a method against the public contract.
 
     Args:

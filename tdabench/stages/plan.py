@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def power(
     shared: float = 0.3,
     query_spread: float = 0.1,
     confidence: float = 0.95,
-    subsets: list[int] = (25, 50, 100, 200, 400, 800),
-    retrains: list[int] = (1, 2, 4, 8),
+    subsets: Sequence[int] = (25, 50, 100, 200, 400, 800),
+    retrains: Sequence[int] = (1, 2, 4, 8),
 ) -> None:
     """Say how many subsets and retrains a wished half-width needs, from a pilot or from planning values.
 
@@ -97,7 +98,7 @@ def power(
         )
 
 
-def _check_wishes(half_width: float, queries: int | None, **counts: list[int]) -> None:
+def _check_wishes(half_width: float, queries: int | None, **counts: Sequence[int]) -> None:
     """Refuse what can't be planned, before anything is simulated."""
     if not 0 < half_width < math.inf:
         raise ValueError(f"--half-width must be positive, got {half_width}.")

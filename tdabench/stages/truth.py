@@ -12,8 +12,8 @@ from tdabench.cost import measure_cost
 from tdabench.data.base import Data, ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.experiment.components import instantiate
+from tdabench.experiment.derived import models_of
 from tdabench.experiment.read import Experiment
-from tdabench.experiment.scaling import models_of
 from tdabench.planning.jobs import settle_bank
 from tdabench.runtime.devices import choose_device
 from tdabench.runtime.machine import Machine

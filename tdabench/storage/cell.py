@@ -110,6 +110,21 @@ class Cell:
         return self.workspace(method) / "traces.safetensors"
 
 
+def find_cell(experiment: "Experiment", repeat: int, train_size: int) -> Cell:
+    """Return the cell that is named, in the folder of the workflow.
+
+    Raises:
+        ValueError: If the experiment has no such repeat or size.
+    """
+    sizes = experiment.data.train_sizes
+    if train_size not in sizes:
+        known = ", ".join(map(str, sizes))
+        raise ValueError(f"There is no train_size {train_size} in {experiment.name}; there are {known}.")
+    if not 0 <= repeat < experiment.repeats:
+        raise ValueError(f"{experiment.name} has the repeats 0 to {experiment.repeats - 1}, got {repeat}.")
+    return Cell(Path("results") / experiment.name, repeat, train_size)
+
+
 def cells_of(experiment: "Experiment", root: Path, sizes: Iterable[int] | None = None) -> Iterator[Cell]:
     """Yield every cell of an experiment, repeat by repeat.
 

@@ -180,6 +180,7 @@ def load_json(path: Path | str) -> dict[str, Any]:
         DamagedResult: If it is damaged.
         ValueError: If it has no record.
     """
+    _require_file(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -221,12 +222,16 @@ def save_figure(path: Path | str, figure: Any) -> None:
 
 
 def _open(path: Path | str, framework: str = "pt") -> Any:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no result file {path}; the workflow makes it.")
+    _require_file(path)
     try:
         return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise DamagedResult(path, error) from error
+
+
+def _require_file(path: Path | str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no result file {path}; the workflow makes it.")
 
 
 def plain(value: Any) -> Any:

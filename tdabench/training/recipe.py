@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tdabench.examples import Examples, device_of, is_text, num_examples, take
 from tdabench.experiment.sections import Recipe
 from tdabench.runtime.progress import progress
-from tdabench.seeds import fork_generator
+from tdabench.seeds import fork_generator, isolated_random_state, make_generator
 from tdabench.training.losses import losses_of
 
 
@@ -28,16 +28,24 @@ def train(
 
     Args:
         train: Examples on the model's device.
-        generator: The stream of the order of the examples.
+        generator: The stream of the order of the examples, and of what layers draw.
         warmup: The held-out warm-up set; needed if ``recipe.warmup_steps`` is positive.
         description: Name of a progress bar over the steps; without it there is none.
 
     Raises:
         ValueError: If the training set is empty, warm-up steps are asked for without a warm-up set, batch norm is
-            to be recalibrated and there are no images, or parameters have less than 32 bits.
+            to be recalibrated and there are no images, parameters have less than 32 bits, or a label has no output.
     """
-    num_train = num_examples(train)
-    if num_train == 0:
+    _require_trainable(model, train, recipe, warmup)
+    order = fork_generator(generator, device_of(train))
+    # Layers and optimisers may know only the global random states: dropout does. They get a stream beside the order's.
+    with isolated_random_state(make_generator(order.initial_seed(), "train")):
+        _run(model, train, recipe, order, warmup, description)
+    model.eval()
+
+
+def _require_trainable(model: nn.Module, train: Examples, recipe: Recipe, warmup: Examples | None) -> None:
+    if num_examples(train) == 0:
         raise ValueError("Can't train on an empty training set.")
     if recipe.warmup_steps and not (warmup and num_examples(warmup)):
         raise ValueError(
@@ -46,14 +54,25 @@ def train(
     if recipe.recalibrate_norm and "image" not in train:
         raise ValueError("training.recalibrate_norm is for models of images: leave it out.")
     _require_float32(model)
+    if "image" in train:
+        _require_outputs(model, train)
+
+
+def _run(
+    model: nn.Module,
+    train: Examples,
+    recipe: Recipe,
+    order: torch.Generator,
+    warmup: Examples | None,
+    description: str | None,
+) -> None:
     optimizer = _make_optimizer(model, recipe)
-    order = fork_generator(generator, device_of(train))
     model.train()
     if recipe.warmup_steps:
         _scale_learning_rates(optimizer, recipe.schedule_start)
         for batch in _batches(warmup, recipe.warmup_steps, recipe.batch_size, order):
             _step(model, batch, optimizer, recipe)
-    steps = recipe.epochs * math.ceil(num_train / recipe.batch_size)
+    steps = recipe.epochs * math.ceil(num_examples(train) / recipe.batch_size)
     batches = _batches(train, steps, recipe.batch_size, order)
     if description:
         batches = progress(batches, description, total=steps)
@@ -62,7 +81,17 @@ def train(
         _step(model, batch, optimizer, recipe)
     if recipe.recalibrate_norm:
         _recalibrate_norm(model, train)
-    model.eval()
+
+
+@torch.no_grad()
+def _require_outputs(model: nn.Module, train: Examples) -> None:
+    """Refuse labels that the model has no output for, before a device stumbles over them."""
+    outputs, least, most = model.eval()(train["image"][:1]).shape[-1], *train["label"].aminmax()
+    if most >= outputs:
+        raise ValueError(
+            f"The labels go from {least} to {most}, and the model's {outputs} outputs are for 0 to {outputs - 1}: "
+            + ("count labels from 0." if least == 1 else "give the model more classes (model.classes).")
+        )
 
 
 def _require_float32(model: nn.Module) -> None:

@@ -70,7 +70,7 @@ def named_files(wildcards: Any) -> dict[str, str]:
     known = {}
     with contextlib.suppress(FileNotFoundError, ValueError):  # not made yet, or damaged: its readers say so
         known = load_record(Path("results", wildcards.experiment, "dataset.safetensors")).get("files", {})
-    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")), known)
+    return hash_named_files(source.settings, Path(os.environ.get("TDABENCH_DATA", "data")).expanduser(), known)
 
 
 def every(pattern: str, *, when: Choice = lambda _: True, **values: Choice) -> Paths:

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, os.getcwd())  # plug-ins may lie beside the Snakefile
 
-from tdabench.forkserver import start as start_forkserver
+from tdabench.runtime.forkserver import start as start_forkserver
 from tdabench.planning.needs import gpus_of, needs_of, scaling_needs_of
 from tdabench.workflow import inputs
 from tdabench.workflow.inputs import BENCH, CHECKPOINTS, SCORES, every, settings_of

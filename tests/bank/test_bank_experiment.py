@@ -13,9 +13,11 @@ import torch
 
 from tdabench import cli
 from tdabench.bank.bank import load_bank
+from tdabench.bank.shards import load_shards
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
-from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
+from tdabench.storage.cell import Cell
+from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors, save_text
 
 EXPERIMENT = """\
 seed: 0
@@ -42,46 +44,43 @@ class Small:
         return SmallCNN(width=self.width).build(images, generator=generator)
 """
 CELL = "results/mine/0/60"
-SHARDS = [f"{CELL}/bank/{shard}.safetensors" for shard in range(2)]
-INTO = ("--into", CELL, "--experiment", "mine.yaml")
+MINE = Cell(Path("results/mine"), 0, 60)
+SHARDS = list(map(str, MINE.bank(2)))
+INTO = ("--into", CELL, "--experiment", "experiments/mine.yaml")
+PLACE = ("--repeat", "0", "--train-size", "60")
+SCORES = ("--scores", f"{CELL}/scores/random.safetensors")
 
 
-def _run(*arguments: str) -> int:
-    return cli.main(list(arguments))
+def _run(*arguments: str) -> None:
+    assert cli.main(list(arguments)) == 0
 
 
-def _stage(stage: str, output: str, *arguments: str) -> None:
-    assert _run(stage, "mine.yaml", "--output", output, *arguments) == 0
-
-
-def _data(folder: Path, repeat: int = 0) -> None:
+def _data(folder: Path) -> None:
     """Write an experiment, its dataset and its split."""
-    (folder / "mine.yaml").write_text(EXPERIMENT)
+    _write(EXPERIMENT)
     (folder / "plug_in.py").write_text(MODEL)
-    _stage("dataset", "results/mine/dataset.safetensors")
-    dataset = ("--dataset", "results/mine/dataset.safetensors")
-    _stage("split", f"results/mine/{repeat}/split.safetensors", "--repeat", str(repeat), *dataset)
+    _run("dataset", "mine")
+    _run("split", "mine", "--repeat", "0")
+
+
+def _write(experiment: str, name: str = "mine") -> None:
+    save_text(f"experiments/{name}.yaml", experiment)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Run the stages up to an evaluation, and export the bank; return the folder, not to be changed."""
+    """Run the stages up to a judgement, and export the bank; return the folder, not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         _data(folder)
-        where = ("--repeat", "0", "--train-size", "60", "--split", "results/mine/0/split.safetensors")
-        dataset = ("--dataset", "results/mine/dataset.safetensors")
-        for shard, path in enumerate(SHARDS):
-            _stage("retrain", path, *where, *dataset, "--shard", str(shard))
+        for shard in range(2):
+            _run("retrain", "mine", *PLACE, "--shard", str(shard))
         scores = torch.randn(25, 60, generator=torch.Generator().manual_seed(0))
-        save_tensors(f"{CELL}/scores/random.safetensors", {"scores": scores}, {"status": "ok"})
-        _stage(
-            "evaluate", f"{CELL}/lds/random.json", *where, "--scores", f"{CELL}/scores/random.safetensors",
-            "--bank", *SHARDS,
-        )  # fmt: skip
-        assert _run("bank", "export", *SHARDS, "--output", "bank.safetensors") == 0
+        save_tensors(MINE.scores("random"), {"scores": scores}, {"status": "ok"})
+        _run("judge", "mine", *PLACE)
+        _run("bank", "export", *SHARDS, "--output", "bank.safetensors")
     sys.modules.pop("plug_in")  # it would hide the ones of other folders
     return folder
 
@@ -113,7 +112,7 @@ def colleague(made, tmp_path, monkeypatch) -> Iterator[Path]:
 
 def _error(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     capsys.readouterr()
-    assert _run("bank", *arguments) == 1
+    assert cli.main(["bank", *arguments]) == 1
     return capsys.readouterr().err
 
 
@@ -138,7 +137,7 @@ def test_an_exported_bank_has_every_subset_in_order_and_says_where_it_comes_from
 
 
 def test_the_order_in_which_shards_are_named_changes_nothing(here):
-    assert _run("bank", "export", *reversed(SHARDS), "--output", "again.safetensors") == 0
+    _run("bank", "export", *reversed(SHARDS), "--output", "again.safetensors")
 
     one, other = (load_record(Path(name)) for name in ("bank.safetensors", "again.safetensors"))
     assert {**one, "date": None} == {**other, "date": None}
@@ -151,7 +150,7 @@ def test_a_bank_is_shown_with_its_agreement_ceiling_and_settings(here, capsys):
     loss = load_bank("bank.safetensors").loss[..., :20]
     agreement = retrain_agreement(loss)
 
-    assert _run("bank", "show", "bank.safetensors") == 0
+    _run("bank", "show", "bank.safetensors")
 
     shown = capsys.readouterr().out
     ceiling = lds_ceiling(agreement, 2)
@@ -215,13 +214,51 @@ def _drop_margin(path: str) -> None:
     save_tensors(path, tensors, record)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda: _change(SHARDS[1], lambda r: r["settings"]["training"].update(epochs=2)),
+         "0.safetensors and .*1.safetensors don't belong together: settings.training.epochs is 1 in one and 2 in the"),
+        (lambda: _change(SHARDS[1], lambda r: r.update(seed=1)), "don't belong together: seed is 0 in one and 1 in"),
+        (lambda: _change(SHARDS[1], lambda r: r.pop("stream")), "1.safetensors is no shard .*has no stream"),
+        (lambda: Path(SHARDS[1]).unlink(), "no result file .*1.safetensors"),
+    ],
+)  # fmt: skip
+def test_shards_of_two_recipes_are_judged_no_more_than_exported(here, capsys, spoil, message):
+    MINE.judgement.unlink()
+    spoil()
+    capsys.readouterr()
+
+    assert cli.main(["judge", "mine", *PLACE]) == 1
+
+    assert re.search(message, capsys.readouterr().err)
+    assert not MINE.judgement.exists()
+
+
+def test_shards_are_joined_in_their_order_and_all_of_them(here):
+    bank = load_shards(MINE.bank(2)[::-1])
+
+    assert torch.equal(bank.masks, load_bank("bank.safetensors").masks)
+    assert [record["inputs"] for record in bank.record["shards"]] == [load_record(path)["inputs"] for path in SHARDS]
+    with pytest.raises(ValueError, match="Of 2 shards, 1 is missing"):
+        load_shards(MINE.bank(1))
+
+
+def test_a_judgement_is_a_pilot(here, capsys):
+    capsys.readouterr()
+
+    _run("power", str(MINE.judgement), "--half-width", "0.5", "--subsets", "20", "--retrains", "1")
+
+    assert capsys.readouterr().out.startswith(f"LDS of random, from {MINE.judgement}; 20 queries")
+
+
 # Back into an experiment
 
 
 def test_a_colleague_gets_the_shards_that_were_exported(colleague, made, capsys):
     capsys.readouterr()
 
-    assert _run("bank", "import", "bank.safetensors", *INTO) == 0
+    _run("bank", "import", "bank.safetensors", *INTO)
 
     for path in SHARDS:
         restored, original = load_tensors(path), load_tensors(made / path)
@@ -234,26 +271,24 @@ def test_a_colleague_gets_the_shards_that_were_exported(colleague, made, capsys)
 
 
 def test_restored_shards_can_be_exported_and_imported_again(colleague):
-    assert _run("bank", "import", "bank.safetensors", *INTO) == 0
-    assert _run("bank", "import", "bank.safetensors", *INTO) == 0
-    assert _run("bank", "export", *SHARDS, "--output", "again.safetensors") == 0
+    _run("bank", "import", "bank.safetensors", *INTO)
+    _run("bank", "import", "bank.safetensors", *INTO)
+    _run("bank", "export", *SHARDS, "--output", "again.safetensors")
 
     again, first = load_bank("again.safetensors").record, load_bank("bank.safetensors").record
     assert again["hashes"] == first["hashes"]
     assert again["shards"] == first["shards"]
 
 
-def test_an_evaluation_with_restored_shards_is_the_same(here):
-    before = load_json(f"{CELL}/lds/random.json")
+def test_a_judgement_with_restored_shards_is_the_same(here):
+    before = load_json(MINE.judgement)
     for path in SHARDS:
         Path(path).unlink()
-    assert _run("bank", "import", "bank.safetensors", *INTO) == 0
+    _run("bank", "import", "bank.safetensors", *INTO)
 
-    where = ("--repeat", "0", "--train-size", "60", "--split", "results/mine/0/split.safetensors")
-    scores = ("--scores", f"{CELL}/scores/random.safetensors")
-    _stage("evaluate", "again.json", *where, *scores, "--bank", *SHARDS)
+    _run("judge", "mine", *PLACE)
 
-    again = load_json("again.json")
+    again = load_json(MINE.judgement)
     assert {**again, "record": None} == {**before, "record": None}
 
 
@@ -270,7 +305,7 @@ def test_an_evaluation_with_restored_shards_is_the_same(here):
     ],
 )
 def test_other_settings_are_refused_with_their_name_and_both_values(colleague, capsys, change, message):
-    Path("mine.yaml").write_text(EXPERIMENT.replace(*change))
+    _write(EXPERIMENT.replace(*change))
 
     error = _error(capsys, "import", "bank.safetensors", *INTO)
 
@@ -280,17 +315,17 @@ def test_other_settings_are_refused_with_their_name_and_both_values(colleague, c
 
 def test_settings_that_do_not_concern_the_bank_may_differ(colleague):
     changed = EXPERIMENT.replace("[60, 50]", "[60, 40, 50]").replace("resamples: 100", "resamples: 200")
-    Path("theirs.yaml").write_text(changed.replace("  random:", "  chance:"))
+    _write(changed.replace("  random:", "  chance:"), "theirs")
     shutil.copytree("results/mine", "results/theirs")
 
-    into = ("--into", "results/theirs/0/60", "--experiment", "theirs.yaml")
-    assert _run("bank", "import", "bank.safetensors", *into) == 0
+    into = ("--into", "results/theirs/0/60", "--experiment", "experiments/theirs.yaml")
+    _run("bank", "import", "bank.safetensors", *into)
 
 
 def test_a_setting_that_a_recorded_bank_does_not_know_yet_has_its_default(colleague):
     _change("bank.safetensors", lambda record: record["settings"]["training"].pop("precision"))
 
-    assert _run("bank", "import", "bank.safetensors", *INTO) == 0
+    _run("bank", "import", "bank.safetensors", *INTO)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +358,7 @@ def _add_one(path: str, name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["results/mine/1/60", "results/mine/0/50", "results/other/0/60"])
 def test_a_bank_goes_into_its_own_folder_only(colleague, capsys, folder):
-    error = _error(capsys, "import", "bank.safetensors", "--into", folder, "--experiment", "mine.yaml")
+    error = _error(capsys, "import", "bank.safetensors", "--into", folder, *INTO[2:])
 
     assert f"The bank is of repeat 0 and train_size 60, and belongs into results/mine/0/60; got {folder}" in error
 
@@ -348,14 +383,14 @@ def test_other_shards_that_are_there_are_kept(here, capsys):
 
 
 def _score(*arguments: str) -> list[dict[str, str]]:
-    assert _run("bank", "score", "bank.safetensors", "--resamples", "100", "--output", "table.csv", *arguments) == 0
+    _run("bank", "score", "bank.safetensors", "--resamples", "100", "--output", "table.csv", *arguments)
     with open("table.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_scores_have_the_numbers_that_the_workflow_gives_them(here, capsys):
     shutil.copy(f"{CELL}/scores/random.safetensors", "theirs.safetensors")
-    expected = load_json(f"{CELL}/lds/random.json")
+    expected = load_json(MINE.judgement)["lds"]["random"]
     capsys.readouterr()
 
     row, random = _score("--scores", "theirs.safetensors")
@@ -387,17 +422,13 @@ def test_every_file_of_scores_has_a_row_and_equal_names_are_told_apart(here):
 
 
 def test_negated_scores_have_the_opposite_lds(here):
-    options = ("--scores", f"{CELL}/scores/random.safetensors")
-
-    (plain, _), (negated, _) = _score(*options), _score(*options, "--negate")
+    (plain, _), (negated, _) = _score(*SCORES), _score(*SCORES, "--negate")
 
     assert float(negated["lds"]) == -float(plain["lds"]) != 0
 
 
 def test_the_seed_moves_the_interval_and_not_the_lds(here):
-    options = ("--scores", f"{CELL}/scores/random.safetensors")
-
-    (plain, random), (other, other_random) = _score(*options), _score(*options, "--seed", "1")
+    (plain, random), (other, other_random) = _score(*SCORES), _score(*SCORES, "--seed", "1")
 
     assert other["lds"] == plain["lds"]
     assert other["low"] != plain["low"]
@@ -448,20 +479,9 @@ def test_files_without_scores_are_refused(here, capsys):
 
 
 def test_settings_of_the_interval_are_checked(here, capsys):
-    scores = ("--scores", f"{CELL}/scores/random.safetensors")
-
     assert "resamples must be at least 100, got 9" in _error(
-        capsys, "score", "bank.safetensors", *scores, "--resamples", "9"
+        capsys, "score", "bank.safetensors", *SCORES, "--resamples", "9"
     )
     assert "confidence must lie in (0, 1), got 2" in _error(
-        capsys, "score", "bank.safetensors", *scores, "--confidence", "2"
+        capsys, "score", "bank.safetensors", *SCORES, "--confidence", "2"
     )
-
-
-@pytest.mark.parametrize("command", ["export", "import", "show", "score"])
-def test_every_command_has_help(capsys, command):
-    with pytest.raises(SystemExit) as stop:
-        _run("bank", command, "--help")
-
-    assert stop.value.code == 0
-    assert f"usage: tdabench bank {command}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Memory and time of the stage that reads all scores, at the size of a large benchmark, against the limit it knows."""
+"""Memory and time of the stage that judges all scores, at the size of a large benchmark, against the limit it knows."""
 
 import argparse
 import os
@@ -13,9 +13,8 @@ import torch
 import yaml
 from _ratio import verdict
 
-from tdabench.experiment.read import load_experiment
 from tdabench.storage.cell import Cell
-from tdabench.storage.records import create_mapped_tensor, make_record, save_tensors
+from tdabench.storage.records import create_mapped_tensor, make_record, save_tensors, save_text
 
 # A stage as its command runs it, which says in the end how much of it was ever resident, in KiB.
 RUN = """
@@ -31,7 +30,7 @@ SECONDS = 300
 
 
 def main() -> None:
-    """Write scores and a bank, judge the scores, and compare methods that share the file."""
+    """Write scores, which the methods share, and a bank, and judge them."""
     parser = argparse.ArgumentParser()
     sizes = {"--train": 50_000, "--queries": 10_000, "--subsets": 100, "--shards": 100, "--methods": 3}
     for name, value in sizes.items():
@@ -41,29 +40,29 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), arguments)
-        peak, wall, seconds = _run(Path(folder), arguments.train)
-        sys.stdout.write(f"  {peak:.2f} GiB, {wall:.0f} s\n")
-        verdict("judge: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
-        verdict("judge: CPU seconds", seconds, at_most=SECONDS)
+        peak, wall, seconds = _judge(Path(folder), arguments.train)
+    sys.stdout.write(f"  judge: {peak:.2f} GiB, {wall:.0f} s\n")
+    verdict("judge: peak resident memory / limit", peak / arguments.memory_gib, at_most=1.0)
+    verdict("judge: CPU seconds", seconds, at_most=SECONDS)
 
 
 def _write(folder: Path, arguments: argparse.Namespace) -> None:
-    cell = Cell(folder / "results/large", 0, arguments.train)
-    generator = torch.Generator().manual_seed(0)
+    cell, generator = Cell(folder / "results" / "large", 0, arguments.train), torch.Generator().manual_seed(0)
     methods = [f"method_{place}" for place in range(arguments.methods)]
-    (folder / "large.yaml").write_text(yaml.safe_dump(_describe(methods, arguments)))
-    bank = load_experiment(folder / "large.yaml").bank
-    record = {**make_record({}, bank=bank, seed=0, stream=["bank"]), "status": "ok"}
+    settings = _describe(methods, arguments)
+    save_text(folder / "experiments" / "large.yaml", yaml.safe_dump(settings))
+    record = {**make_record({}), "status": "ok"}
     # One query in a hundred is for tuning: all of them are read.
     scored = arguments.queries - arguments.queries // 100
     save_tensors(cell.split, {"query": torch.arange(scored)}, record)
     scores = create_mapped_tensor(folder / "mapped", (arguments.queries, arguments.train))
     for rows in scores.split(100):
         rows.normal_(generator=generator)
-    paths = [cell.scores(method) for method in methods]
+    paths = list(map(cell.scores, methods))
     save_tensors(paths[0], {"scores": scores}, record)
     for path in paths[1:]:
         os.link(paths[0], path)
+    record |= {"bank": settings["bank"], "seed": 0, "stream": ["bank", 0, arguments.train]}
     for shard, path in enumerate(cell.bank(arguments.shards)):
         subsets = range(shard, arguments.subsets, arguments.shards)
         masks = torch.rand(len(subsets), arguments.train, generator=generator).argsort(dim=1) < arguments.train // 2
@@ -88,9 +87,9 @@ def _describe(methods: list[str], arguments: argparse.Namespace) -> dict[str, ob
     }
 
 
-def _run(folder: Path, size: int) -> tuple[float, float, float]:
-    """Judge; return the peak of resident memory in GiB, seconds, and CPU seconds."""
-    command = [sys.executable, "-c", RUN, "judge", "large.yaml", "--repeat", "0", "--train-size", str(size)]
+def _judge(folder: Path, size: int) -> tuple[float, float, float]:
+    """Run the stage; return its peak of resident memory in GiB, its seconds, and its CPU seconds."""
+    command = [sys.executable, "-c", RUN, "judge", "large", "--repeat", "0", "--train-size", str(size)]
     start, before = time.perf_counter(), _cpu_seconds_of_children()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
     return int(done.stdout) / 2**20, time.perf_counter() - start, _cpu_seconds_of_children() - before

@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from _ratio import compare, verdict
 from torch import Tensor
 
 from tdabench.attributors.base import Attributor, Problem
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
+from tdabench.bank.shards import load_shards
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.lds.judge import compare_scores
+from tdabench.questions.lds.judge import judge_cell
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -55,11 +55,11 @@ def load_bench(experiment: Path, folder: Path) -> Bench:
     return Bench(load_experiment(experiment), cell, Machine(device="cpu"))
 
 
-def attribute(bench: Bench, folder: Path, method: Attributor) -> Tensor:
+def attribute(bench: Bench, method: Attributor) -> Tensor:
     """Score with a method on the folder's first checkpoint."""
     with tempfile.TemporaryDirectory() as workspace:
         problem = Problem(
-            models=(bench.load_model(folder / "checkpoints" / "0.safetensors"),),
+            models=(bench.load_model(bench.cell.checkpoint(0)),),
             loss=image_loss,
             train=bench.train,
             query=bench.query,
@@ -69,24 +69,23 @@ def attribute(bench: Bench, folder: Path, method: Attributor) -> Tensor:
         return method.attribute(problem, generator=make_generator(bench.experiment.seed, "faster"))
 
 
-def difference_of_lds(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> dict[str, Any]:
+def difference_of_lds(bench: Bench, default: Tensor, fast: Tensor) -> dict[str, Any]:
     """Compare two sets of scores on the folder's bank, paired."""
-    shards = [load_tensors(path) for path in sorted((folder / "bank").glob("*.safetensors"))]
-    masks, losses = (torch.cat([shard[key] for shard in shards]) for key in ("masks", "loss"))
-    return compare_scores(
+    bank = load_shards(sorted((bench.cell.folder / "bank").glob("*.safetensors")))
+    return judge_cell(
         {"fast": fast.float(), "default": default.float()},
-        masks,
-        losses,
+        bank.masks,
+        bank.loss,
         bench.experiment.evaluation,
         num_scored=len(bench.split["query"]),
         seed=bench.experiment.seed,
-        place=(int(folder.parent.name), int(folder.name)),
-    )
+        place=(bench.cell.repeat, bench.size),
+    )["comparison"]
 
 
-def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
+def report(bench: Bench, default: Tensor, fast: Tensor) -> float:
     """Print both LDS and their difference; return its lower end."""
-    result = difference_of_lds(bench, folder, default, fast)
+    result = difference_of_lds(bench, default, fast)
     methods, pair = result["methods"], result["pairs"][0]
     sys.stdout.write(
         f"  LDS: fast {methods['fast']['lds']:.3f}, default {methods['default']['lds']:.3f}; difference "
@@ -95,12 +94,12 @@ def report(bench: Bench, folder: Path, default: Tensor, fast: Tensor) -> float:
     return pair["low"]
 
 
-def run_in_turn(bench: Bench, folder: Path, default: Attributor, fast: Attributor) -> tuple[float, Tensor, Tensor]:
+def run_in_turn(bench: Bench, default: Attributor, fast: Attributor) -> tuple[float, Tensor, Tensor]:
     """Return how many times faster the second is, and the scores of both."""
     scores: dict[str, Tensor] = {}
 
     def run(name: str, method: Attributor) -> None:
-        scores[name] = attribute(bench, folder, method)
+        scores[name] = attribute(bench, method)
 
     ratio = compare(
         lambda: run("fast", fast), lambda: run("default", default),
@@ -109,12 +108,12 @@ def run_in_turn(bench: Bench, folder: Path, default: Attributor, fast: Attributo
     return 1 / ratio, scores["default"], scores["fast"]
 
 
-def run_against_kept(bench: Bench, folder: Path, fast: Attributor) -> tuple[float, Tensor, Tensor]:
+def run_against_kept(bench: Bench, fast: Attributor) -> tuple[float, Tensor, Tensor]:
     """Return how many times faster a method is than the folder's ``bif`` was, and the scores of both."""
     start = time.process_time()
-    scores = attribute(bench, folder, fast)
+    scores = attribute(bench, fast)
     seconds = time.process_time() - start
-    path = folder / "scores" / "bif.safetensors"
+    path = bench.cell.scores("bif")
     kept = sum(part["cpu_seconds"] for part in load_record(path)["cost"].values())
     sys.stdout.write(f"  CPU seconds: bif {kept:.1f} (of its record), fast {seconds:.1f}\n")
     return kept / seconds, load_tensors(path)["scores"], scores
@@ -128,14 +127,13 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="take BIF's scores and CPU seconds from the folder")
     parser.add_argument("--all", action="store_true", help="also run settings that aren't recommended")
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
-    bench = load_bench(arguments.experiment, folder)
-    default = instantiate(load_experiment(arguments.experiment).methods["bif"], "methods.bif")
+    bench = load_bench(arguments.experiment, arguments.folder.resolve())
+    default = instantiate(bench.experiment.methods["bif"], "methods.bif")
 
     def measure(name: str, fast: Attributor) -> tuple[float, float]:
-        found = run_against_kept(bench, folder, fast) if arguments.kept else run_in_turn(bench, folder, default, fast)
+        found = run_against_kept(bench, fast) if arguments.kept else run_in_turn(bench, default, fast)
         sys.stdout.write(f"{name}: {found[0]:.2f} times faster\n")
-        return found[0], report(bench, folder, *found[1:])
+        return found[0], report(bench, *found[1:])
 
     for name, fast in other_settings(default).items() if arguments.all else ():
         measure(name, fast)

@@ -21,7 +21,6 @@ from tdabench.attributors.bif import BIF
 from tdabench.attributors.estimates.estimators import loss_correlation
 from tdabench.attributors.sampling.sgld import sample_chain
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.read import load_experiment
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
 from tdabench.training.losses import image_loss
@@ -41,11 +40,11 @@ def measure(model: nn.Module, examples: Examples, precision: str) -> tuple[Float
     return losses.float(), time.process_time() - start
 
 
-def sample(bench: Bench, folder: Path, method: BIF, draws: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+def sample(bench: Bench, method: BIF, draws: int) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the losses (draw, example) in each precision, and the least CPU seconds of a draw."""
     examples = {name: torch.cat([values, bench.query[name]]) for name, values in bench.train.items()}
     chain = sample_chain(
-        bench.load_model(folder / "checkpoints" / "0.safetensors"),
+        bench.load_model(bench.cell.checkpoint(0)),
         image_loss,
         bench.reference,
         steps=method.burn_in + draws * method.steps_between_draws,
@@ -75,17 +74,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="results/NAME/REPEAT/TRAIN_SIZE, with its bank and checkpoint")
     parser.add_argument("--draws", type=int, default=50)
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
-    bench = load_bench(arguments.experiment, folder)
-    method = instantiate(load_experiment(arguments.experiment).methods["bif"], "methods.bif")
-    losses, seconds = sample(bench, folder, method, arguments.draws)
+    bench = load_bench(arguments.experiment, arguments.folder.resolve())
+    method = instantiate(bench.experiment.methods["bif"], "methods.bif")
+    losses, seconds = sample(bench, method, arguments.draws)
     scores = {
         name: loss_correlation(values[None, :, bench.size :], values[None, :, : bench.size])
         for name, values in losses.items()
     }
     pairs = zip(scores["float32"].numpy(), scores["bfloat16"].numpy(), strict=True)
     ranks = torch.tensor([spearmanr(*pair).statistic for pair in pairs])
-    result = difference_of_lds(bench, folder, scores["float32"], scores["bfloat16"])
+    result = difference_of_lds(bench, scores["float32"], scores["bfloat16"])
     sys.stdout.write(
         f"time of a loss pass, bfloat16 / float32: {seconds['bfloat16'] / seconds['float32']:.2f} (processor has it: "
         f"{torch.cpu._is_avx512_bf16_supported()})\n"

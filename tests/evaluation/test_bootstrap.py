@@ -73,14 +73,6 @@ def test_resamples_hold_as_many_as_there_are_and_follow_the_multinomial_law():
         assert counts.var(dim=0).mean().item() == pytest.approx(1 - 1 / size, rel=0.05)
 
 
-def test_equal_generators_give_equal_resamples():
-    first, again, other = (draw_resamples(9, 5, resamples=50, generator=make_generator(seed)) for seed in (0, 0, 1))
-
-    assert torch.equal(first.subsets, again.subsets)
-    assert torch.equal(first.queries, again.queries)
-    assert not torch.equal(first.subsets, other.subsets)
-
-
 def test_the_number_of_threads_is_given_back_also_after_an_error():
     before = torch.get_num_threads()
     resamples = draw_resamples(5, 2, resamples=3, generator=make_generator(0))

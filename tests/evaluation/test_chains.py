@@ -39,16 +39,6 @@ def test_effective_draws_of_autoregressive_chains_are_what_their_correlation_say
     assert mean_error(values).mean().item() == pytest.approx(exact**-0.5, rel=0.05)
 
 
-def test_the_standard_error_of_a_mean_is_the_spread_of_means_over_many_runs():
-    values = _autoregressive(0.7, chains=2, draws=1000, series=400)
-
-    error = mean_error(values)
-
-    # 400 runs know their own spread to 1 / sqrt(800) = 3.5 %.
-    spread = values.mean(dim=(0, 1)).std()
-    assert error.mean() / spread == pytest.approx(1, abs=4 * 0.035)
-
-
 def test_each_chain_has_its_own_effective_draws():
     slow, fast = _autoregressive(0.8, 1, 20000, 20), _autoregressive(0.0, 1, 20000, 20)
 
@@ -111,12 +101,6 @@ def test_rhat_sees_a_single_chain_that_wanders_off():
     assert split_rhat(values + torch.linspace(0, 4, 200)[None, :, None]).min() > 1.3
 
 
-def test_rhat_does_not_depend_on_the_scale_of_the_losses():
-    values = _autoregressive(0.5, chains=2, draws=101, series=5)
-
-    assert split_rhat(values).equal(split_rhat(2**-10 * values))
-
-
 # What never moves
 
 
@@ -159,23 +143,3 @@ def test_a_step_in_mid_chain_is_found_with_the_power_of_a_normal_test(size):
     tolerance = 4 * math.sqrt(power * (1 - power) / 1000) + 0.01
     assert (scores.abs() > 1.96).double().mean().item() == pytest.approx(power, abs=tolerance)
     assert np.sign(scores.mean().item()) == np.sign(size)
-
-
-def test_a_trend_is_found_in_the_chain_that_has_it():
-    values = _autoregressive(0.0, chains=2, draws=400, series=50)
-    values[1] += torch.linspace(0, 3, 400)[:, None]
-
-    scores = drift_scores(values)
-
-    assert scores[0].abs().max() < 4
-    assert (scores[1] > 4).double().mean() > 0.9
-
-
-def test_the_measures_are_pure():
-    values = _autoregressive(0.5, chains=2, draws=51, series=3)
-    before = values.clone()
-
-    for measure in (split_rhat, effective_draws, effective_draws_by_chain, drift_scores, mean_error):
-        measure(values)
-
-    assert values.equal(before)

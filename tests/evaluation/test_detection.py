@@ -21,25 +21,16 @@ EXAMPLES = st.lists(st.tuples(st.integers(-2, 2), st.booleans(), st.integers(0, 
 
 @given(examples=EXAMPLES)
 @settings(max_examples=100)
-def test_the_area_is_scikit_learns_whatever_the_ties(examples):
-    values, planted, _ = (torch.tensor(column) for column in zip(*examples, strict=True))
-    assume(planted.any() and not planted.all())
-
-    area = area_under_roc(values.double(), planted)
-
-    assert area == pytest.approx(roc_auc_score(planted.numpy(), values.numpy()), abs=1e-12)
-
-
-@given(examples=EXAMPLES)
-@settings(max_examples=100)
 def test_an_example_that_counts_several_times_is_as_if_it_stood_there_several_times(examples):
     values, planted, counts = (torch.tensor(column) for column in zip(*examples, strict=True))
     assume(counts[planted].sum() and counts[~planted].sum())
+    whole = roc_auc_score(planted.numpy(), values.numpy())
 
     area = _areas(values.double(), planted, counts[None].double()).item()
 
     repeated = (column.numpy().repeat(counts.numpy()) for column in (planted, values))
     assert area == pytest.approx(roc_auc_score(*repeated), abs=1e-12)
+    assert area_under_roc(values.double(), planted) == pytest.approx(whole, abs=1e-12)
 
 
 def test_the_standard_error_is_delongs():
@@ -54,23 +45,6 @@ def test_the_standard_error_is_delongs():
     reach = 1.96 * variance.sqrt().item()
     assert result["low"] == pytest.approx(result["auc"] - reach, abs=0.15 * reach)
     assert result["high"] == pytest.approx(result["auc"] + reach, abs=0.15 * reach)
-
-
-def test_a_single_wrong_label_is_in_every_resample():
-    values, planted = _draw_values(30, 0.02)
-    assert planted.sum() == 1
-
-    result = _evaluate(values, planted)
-
-    # Only the right ones vary: each is below or above the wrong one.
-    area = result["auc"]
-    assert result["standard_error"] == pytest.approx((area * (1 - area) / 29) ** 0.5, rel=0.06)
-
-
-def test_two_detectors_given_equal_generators_are_resampled_alike():
-    values, planted = _draw_values(100, 0.2)
-
-    assert _evaluate(values, planted) == _evaluate(values.exp(), planted)
 
 
 def test_average_precision_is_the_mean_precision_at_the_wrong_labels():
@@ -114,25 +88,6 @@ def test_a_flipped_label_has_the_larger_self_influence_and_the_lower_mean_helpfu
     for values in detectors.values():
         assert _evaluate(values, planted)["auc"] > 0.9
         assert _evaluate(-values, planted)["auc"] < 0.1
-
-
-def test_what_a_score_says_of_a_flipped_label_is_what_retraining_without_it_does():
-    train, query, planted = _draw_flipped()
-    images, labels = train
-
-    own, others = [], []
-    for place in range(len(labels)):
-        kept = torch.arange(len(labels)) != place
-        without, whole = _solve(images[kept], labels[kept]), _solve(images, labels)
-        own.append(((images[place] @ without - labels[place]) ** 2 - (images[place] @ whole - labels[place]) ** 2) / 2)
-        others.append(((query[0] @ without - query[1]) ** 2 - (query[0] @ whole - query[1]) ** 2).mean() / 2)
-    scores, self_influence = _influence(train, query)
-
-    # A loss that rises without the example: it helped. First order, so that large leverages are underestimated.
-    assert min(own) > 0
-    assert torch.corrcoef(torch.stack([torch.stack(own), self_influence]))[0, 1] > 0.98
-    assert torch.corrcoef(torch.stack([torch.stack(others), scores.mean(dim=0)]))[0, 1] > 0.98
-    assert torch.stack(others)[planted].mean() < 0 < torch.stack(own)[planted].mean()
 
 
 def test_tuning_queries_say_nothing_about_helpfulness():

@@ -43,25 +43,6 @@ def test_spread_and_fluctuation_are_those_of_the_losses_within_chains():
     assert result["loss_standard_deviation"]["low"] == pytest.approx(math.sqrt(variances.min()))
 
 
-def test_twice_the_singular_fluctuation_of_a_regular_model_is_its_number_of_parameters():
-    # A posterior of d parameters with losses -log N(x; w, 1): Var(l_i) = |x_i|^2 / n + O(1/n^2) at w* = 0, beta = 1,
-    # so that the mean of n Var(l_i) is d = 2 nu (Watanabe: nu = d/2 for regular models that are true).
-    num_train, parameters = 4000, 3
-    generator = make_generator(0, "regular")
-    data = torch.randn(num_train, parameters, generator=generator)
-    draws = data.mean(dim=0) + torch.randn(2, 500, parameters, generator=generator) / math.sqrt(num_train)
-    losses = (draws[:, :, None] - data).square().sum(dim=3) / 2
-
-    result = diagnose_traces(losses, losses[..., :2], inverse_temperature=float(num_train))
-
-    # 1,000 draws of d directions: the trace of their covariance is known to sqrt(2 / (d 1000)) = 2.6 %.
-    assert result["fluctuation"]["mean"] == pytest.approx(parameters, rel=4 * 0.026)
-
-
-def test_without_an_inverse_temperature_there_is_no_fluctuation():
-    assert diagnose_traces(*_both())["fluctuation"] is None
-
-
 def test_the_error_of_a_covariance_is_that_of_independent_normal_draws():
     train, query = _both(draws=2000)
     query += 0.5 * (train[..., :10] - 1)
@@ -72,15 +53,6 @@ def test_the_error_of_a_covariance_is_that_of_independent_normal_draws():
     assert found["pairs"] == 400
     assert found["error"] == pytest.approx(0.1 * 0.1 * math.sqrt(1.25) / math.sqrt(4000), rel=0.05)
     assert found["size"] < found["error"]
-
-
-def test_a_covariance_that_is_there_has_its_size():
-    train, query = _both(draws=2000)
-    common = 0.2 * torch.randn(2, 2000, 1, generator=make_generator(0, "common"))
-
-    found = diagnose_traces(train + common, query + common)["covariance"]
-
-    assert found["size"] == pytest.approx(0.04, rel=4 * math.sqrt(2 / 4000))
 
 
 @pytest.mark.parametrize("value", [1e7, -1e7, math.nan, math.inf])
@@ -96,15 +68,6 @@ def test_a_chain_that_diverged_is_counted_and_left_out(value, where):
     assert (result["chains"], result["diverged_chains"]) == (3, 1)
     for name in ("rhat", "effective_draws", "drift", "covariance", "loss_standard_deviation"):
         assert result[name] == expected[name]
-
-
-def test_of_chains_that_all_diverged_nothing_is_said_but_that():
-    train, query = _both()
-
-    result = diagnose_traces(train * math.nan, query)
-
-    assert result["warning"] == "2 of 2 chains diverged."
-    assert [result[name] for name in ("rhat", "effective_draws", "drift", "loss_standard_deviation")] == [None] * 4
 
 
 def test_chains_apart_are_warned_of():
@@ -128,10 +91,6 @@ def test_few_losses_with_a_high_rhat_are_no_warning():
     assert result["warning"] == ""
 
 
-def test_too_few_effective_draws_are_warned_of():
-    assert "effective draws (median), fewer than 50." in diagnose_traces(*_both(draws=20))["warning"]
-
-
 def test_a_drift_that_all_losses_share_is_warned_of():
     train, query = _both()
     trend = torch.linspace(0, 0.03, 400)[:, None]  # each loss hides it in its own noise of 0.1
@@ -140,16 +99,6 @@ def test_a_drift_that_all_losses_share_is_warned_of():
 
     assert result["drift"]["median"] < 4 < result["drift"]["of_mean_loss"]
     assert result["warning"].startswith("The mean loss drifts within a chain, by ")
-
-
-def test_false_alarms_are_rare():
-    # Fifty runs of two chains of 100 draws, as an experiment has them.
-    generator = make_generator(0, "alarms")
-    runs = [torch.randn(2, 100, 20, generator=generator) for _ in range(50)]
-
-    warnings = [diagnose_traces(run, run)["warning"] for run in runs]
-
-    assert sum(bool(warning) for warning in warnings) <= 1
 
 
 def test_draws_that_are_no_chain_have_no_rhat_effective_draws_or_drift():
@@ -178,13 +127,7 @@ def test_too_few_draws_have_a_spread_and_a_warning():
     assert result["warning"] == "3 draws a chain are too few to say whether it has settled."
     assert result["loss_standard_deviation"]["median"] > 0
     assert result["rhat"] is result["covariance"] is None
-
-
-def test_a_single_draw_has_no_spread():
-    result = diagnose_traces(*_both(draws=1))
-
-    assert result["loss_standard_deviation"] is None
-    assert "1 draws a chain are too few" in result["warning"]
+    assert diagnose_traces(*_both(draws=1))["loss_standard_deviation"] is None
 
 
 @pytest.mark.parametrize("draws", [4, 5, 19, 20])
@@ -227,6 +170,6 @@ def test_many_losses_are_done_in_parts_with_the_same_result(monkeypatch):
 def test_a_summary_leaves_nan_out_and_keeps_infinity():
     found = summarise(torch.tensor([math.nan, *range(101), math.inf]))
 
-    assert (found.median, found.low, found.high) == (50.0, 1.0, 100.0)
-    assert summarise(torch.tensor([math.inf])).high == math.inf
+    assert found == {"median": 50.0, "low": 1.0, "high": 100.0}
+    assert summarise(torch.tensor([math.inf]))["high"] == math.inf
     assert summarise(torch.tensor([math.nan])) is None

@@ -7,22 +7,9 @@ from scipy import stats
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples
-from tdabench.evaluation.intervals import bootstrap_interval, bootstrap_means, make_spread, over_repeats
+from tdabench.evaluation.intervals import Interval, make_spread, over_repeats, resample_lds
 from tdabench.evaluation.lds import rank_correlation
 from tdabench.seeds import make_generator
-
-
-def test_standard_error_is_the_spread_over_fresh_banks_which_one_over_queries_alone_misses():
-    banks = [_draw_bank(make_generator(0, "bank", index)) for index in range(300)]
-    lds = torch.stack([rank_correlation(*bank) for bank in banks])  # (bank, query)
-
-    errors = [_interval(*bank, resamples=200).standard_error for bank in banks[:10]]
-
-    spread = lds.mean(dim=1).std().item()
-    over_queries = (lds.std(dim=1) / lds.shape[1] ** 0.5).mean().item()
-    # The spread over 300 banks is known to 1 / sqrt(600) = 4%, the mean of ten bootstraps to some 5%.
-    assert 0.8 < np.mean(errors) / spread < 1.2
-    assert over_queries < 0.6 * spread
 
 
 @pytest.mark.parametrize(
@@ -53,29 +40,25 @@ def test_a_spread_counts_the_variance_of_single_cells_once(subset, query, single
         assert np.mean(raw) ** 0.5 > 1.6 * truth  # the root of 3
 
 
-def test_the_deviations_of_a_spread_have_its_standard_error_and_no_mean():
-    draws = torch.randn(500, 2, generator=make_generator(0, "draws"), dtype=torch.float64) + 3
+@pytest.mark.parametrize("deviation", [0.5, 0.2, 1e-3])
+@pytest.mark.parametrize(("queries", "subsets"), [(40, 400), (400, 13)])
+def test_the_p_value_is_students_with_the_fewer_degrees_of_freedom_and_has_no_floor(deviation, queries, subsets):
+    spread = make_spread(torch.ones(queries).double(), *_draws(deviation), num_subsets=subsets)
 
-    spread = make_spread(torch.arange(5.0).double(), draws[:, 0], draws[:, 1] / 10, num_subsets=20)
-
-    assert spread.mean == 2
-    assert spread.deviations.mean().item() == pytest.approx(0, abs=1e-12)
-    assert spread.deviations.std().item() == pytest.approx(spread.standard_error, rel=1e-9)
-    assert spread.freedom == 4
-
-
-def test_the_p_value_is_the_share_of_draws_as_far_from_zero_as_the_mean():
-    spread = make_spread(torch.ones(40).double(), *_draws(0.5), num_subsets=41)
-    normal = make_spread(torch.full((400,), 0.7).double(), *_draws(0.5), num_subsets=10_000)
-
-    assert spread.p_value(0.95) == pytest.approx(2 * stats.norm.sf(1 / 0.5 * 1.96 / 2.0227), abs=0.01)
-    assert normal.p_value(0.95) == pytest.approx(2 * stats.norm.sf(0.7 / 0.5), abs=0.01)
+    expected = 2 * stats.t.sf(1 / spread.standard_error, min(queries, subsets) - 1)
+    assert spread.standard_error == pytest.approx(deviation, rel=0.05)
+    assert spread.p_value == pytest.approx(expected, rel=1e-9)
+    assert spread.p_value > 0
 
 
-def test_a_p_value_is_never_zero():
-    spread = make_spread(torch.ones(40).double(), *_draws(1e-3), num_subsets=41)
+def test_a_mean_without_a_spread_is_zero_or_not_and_one_without_a_number_has_no_p_value():
+    flat = torch.zeros(50, dtype=torch.float64)
+    parts = [torch.full((5,), value, dtype=torch.float64) for value in (0.0, 0.1, torch.nan)]
 
-    assert spread.p_value(0.95) == 1 / 20_001
+    found = [make_spread(per_query, flat, flat, num_subsets=20).p_value for per_query in parts]
+
+    assert found[:2] == [1, 0]
+    assert math.isnan(found[2])
 
 
 def test_interval_holds_the_mean_and_widens_with_the_confidence():
@@ -87,18 +70,19 @@ def test_interval_holds_the_mean_and_widens_with_the_confidence():
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-def test_equal_generators_give_paired_resamples():
+def test_a_difference_is_paired():
     predicted, measured = _draw_bank(make_generator(0, "bank"))
     noise = torch.randn(predicted.shape, generator=make_generator(0, "noise"), dtype=torch.float64)
+    sides = torch.stack([predicted, predicted.exp(), predicted + 0.1 * noise])
+    drawn = draw_resamples(*measured.shape, resamples=200, generator=make_generator(0, "bootstrap"))
 
-    means, same_ranks, similar = (
-        _means(values, measured, seed=0) for values in (predicted, predicted.exp(), predicted + 0.1 * noise)
-    )
-    unpaired = _means(predicted + 0.1 * noise, measured, seed=1)
+    lds = resample_lds(sides, measured, drawn)
 
-    assert torch.equal(means, same_ranks)
-    # Two methods that are nearly the same differ by much less than their resamples do.
-    assert (means - similar).std() < 0.5 * (means - unpaired).std()
+    assert lds.spread(0, 1).standard_error == 0  # the same ranks
+    # Two methods that are nearly the same differ by much less than two that know nothing of each other.
+    difference = lds.spread(0, 2)
+    assert difference.standard_error < 0.5 * lds.spread(0).standard_error
+    assert difference.mean == pytest.approx(lds.spread(0).mean - lds.spread(2).mean, abs=1e-12)
 
 
 def test_queries_with_constant_scores_are_left_out_of_mean_and_resamples():
@@ -110,14 +94,6 @@ def test_queries_with_constant_scores_are_left_out_of_mean_and_resamples():
     assert interval.mean == pytest.approx(rank_correlation(predicted, measured).mean().item(), abs=1e-12)
     assert math.isfinite(interval.low)
     assert math.isfinite(interval.standard_error)
-
-
-def test_interval_is_nan_where_every_query_is_constant():
-    measured = torch.randn(6, 2, generator=make_generator(0, "measured"), dtype=torch.float64)
-
-    interval = _interval(torch.ones_like(measured), measured)
-
-    assert all(math.isnan(value) for value in (interval.mean, interval.low, interval.high, interval.standard_error))
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
@@ -161,15 +137,6 @@ def _draws(deviation: float) -> tuple[Tensor, Tensor]:
     return draws, draws
 
 
-def _interval(predicted: Tensor, measured: Tensor, *, resamples: int = 200, confidence: float = 0.95):
-    return bootstrap_interval(
-        predicted,
-        measured,
-        resamples=resamples,
-        confidence=confidence,
-        generator=make_generator(0, "bootstrap"),
-    )
-
-
-def _means(predicted: Tensor, measured: Tensor, *, seed: int) -> Tensor:
-    return bootstrap_means(predicted, measured, resamples=200, generator=make_generator(seed, "bootstrap"))
+def _interval(predicted: Tensor, measured: Tensor, *, resamples: int = 200, confidence: float = 0.95) -> Interval:
+    drawn = draw_resamples(*measured.shape, resamples=resamples, generator=make_generator(0, "bootstrap"))
+    return resample_lds(predicted[None], measured, drawn).spread(0).interval(confidence)

@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import polygamma
 
-from tdabench.evaluation.moderation import _inverse_trigamma, moderate_variances
+from tdabench.evaluation.moderation import moderate_variances
 
 
 @pytest.mark.parametrize(("prior", "common"), [(4.0, 0.5), (8.0, 3.0)])
@@ -33,14 +32,3 @@ def test_variances_that_differ_less_than_chance_become_one_as_far_as_is_allowed(
 @pytest.mark.parametrize("variances", [[], [2.0], [2.0, 1.0], [2.0, 1.0, 0.0]])
 def test_too_few_variances_stay_as_they_are(variances):
     assert moderate_variances(variances, freedom=2, most=10) == (variances, 2.0)
-
-
-def test_a_variance_of_zero_stays_zero():
-    moderated, _ = moderate_variances([0.0, 1.0, 2.0, 3.0], freedom=2, most=10)
-
-    assert moderated[0] == 0.0
-
-
-@pytest.mark.parametrize("x", [0.01, 0.5, 3.0, 100.0])
-def test_trigamma_is_inverted(x):
-    assert _inverse_trigamma(float(polygamma(1, x))) == pytest.approx(x, rel=1e-6)

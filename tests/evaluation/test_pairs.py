@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tdabench.evaluation.pairs import compare_repeats, holm, rank_with_groups
+from tdabench.evaluation.pairs import compare_repeats, holm, rank_with_groups, share_the_lead
 from tdabench.seeds import make_generator
 
 
@@ -26,6 +26,27 @@ def test_neighbours_that_differ_have_no_letter_in_common_and_others_have_one():
     ranking = rank_with_groups({"c": 0.3, "a": 0.5, "b": 0.4, "d": 0.1}, pairs, confidence=0.95)
 
     assert [(row["method"], row["group"]) for row in ranking] == [("a", "a"), ("b", "ab"), ("c", "b"), ("d", "c")]
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ({"ab": 0.01, "ac": 0.01, "bc": 0.5}, ["a"]),
+        ({"ab": 0.06, "ac": 0.01, "bc": 0.01}, ["a", "b"]),
+        # Not in one run of the ranking, and still not told from the leader.
+        ({"ab": 0.01, "ac": 0.3, "bc": 0.01}, ["a", "c"]),
+        ({"ab": math.nan, "ac": None, "bc": 0.01}, ["a", "b", "c"]),
+        ({}, ["a", "b", "c"]),
+    ],
+)
+def test_those_share_the_lead_that_are_not_told_from_the_best(p_values, expected):
+    pairs = [_pair(*reversed(names), p_value) for names, p_value in p_values.items()]
+
+    assert share_the_lead({"c": 0.3, "none": math.nan, "a": 0.5, "b": 0.4}, pairs, confidence=0.95) == expected
+
+
+def test_where_no_method_has_an_lds_none_leads():
+    assert share_the_lead({"a": math.nan}, [], confidence=0.95) == []
 
 
 def test_a_method_without_an_lds_comes_last_and_has_no_letter():
@@ -106,7 +127,7 @@ def test_pairs_without_a_number_stay_without_one():
     assert [entry["method"] for entry in ranking] == ["second", "first"]
 
 
-def _pair(first: str, second: str, p_holm: float) -> dict:
+def _pair(first: str, second: str, p_holm: float | None) -> dict:
     return {"first": first, "second": second, "p_holm": p_holm}
 
 

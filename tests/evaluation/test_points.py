@@ -42,18 +42,12 @@ def test_a_points_lds_is_the_mean_over_queries_of_the_linear_datamodeling_score(
 
 
 def test_the_best_point_is_chosen_and_clearly_worse_ones_are_told_apart():
-    choice = choose_point([_judge(noise=(3, 0.5, 0.51, 30))], 0.95)
+    twin = _bank(noise=(3, 0.5, 0.51, 30))[0]["p=1"].clone()
 
-    assert {choice.best, *choice.together} == {"p=1", "p=2"}
+    choice = choose_point([_judge(noise=(3, 0.5, 0.51, 30), twin=twin)], 0.95)
+
+    assert {choice.best, *choice.together} == {"p=1", "p=2", "twin"}
     assert set(choice.worse) == {"p=0", "p=3"}
-
-
-def test_points_that_are_the_same_are_never_told_apart():
-    points = _bank()[0]
-
-    choice = choose_point([_judge(noise=(0.5, 9), twin=points["p=0"].clone())], 0.95)
-
-    assert (choice.best, choice.together, choice.worse) == ("p=0", ("twin",), ("p=1",))
 
 
 def test_equally_good_points_are_told_from_the_best_no_more_often_than_the_confidence_says():

@@ -98,58 +98,42 @@ def test_a_pilot_with_one_retrain_plans_for_one_alone():
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("comparison", "names", "message"),
     [
-        (("biff", None), "no method biff; there are bif, ekfac, constant"),
-        (("bif", "biff"), "no method biff"),
-        (("bif", "bif"), "no difference to itself, got bif twice"),
-        (("constant", None), "no LDS of constant"),
+        (COMPARISON, ("biff", None), "no method biff; there are bif, ekfac, constant"),
+        (COMPARISON, ("bif", "biff"), "no method biff"),
+        (COMPARISON, ("bif", "bif"), "no difference to itself, got bif twice"),
+        (COMPARISON, ("constant", None), "no LDS of constant"),
+        ({"lds": [0.1]}, (None, None), "no comparison: give results"),
+        ({**COMPARISON, "methods": {}}, (None, None), "no method that could run"),
     ],
 )
-def test_a_method_that_the_pilot_cannot_plan_for_is_an_error(names, message):
+def test_what_cannot_be_a_pilot_is_an_error(comparison, names, message):
     with pytest.raises(ValueError, match=message):
-        pilot_of(COMPARISON, *names)
+        pilot_of(comparison, *names)
 
 
 @pytest.mark.parametrize(
-    ("comparison", "message"),
-    [({"lds": [0.1]}, "no comparison: give results"), ({**COMPARISON, "methods": {}}, "no method that could run")],
-)
-def test_a_file_that_is_no_pilot_is_an_error(comparison, message):
-    with pytest.raises(ValueError, match=message):
-        pilot_of(comparison, None, None)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
+    ("function", "change", "message"),
     [
-        ({"half_width": 0.0}, "--half-width must be positive, got 0.0"),
-        ({"confidence": 1.0}, r"--confidence must lie in \(0, 1\), got 1.0"),
-        ({"subsets": [2, 50]}, "at least 3 subsets, 1 retrain and 2 queries, got 2, 1, 100"),
-        ({"retrains": [0]}, "got 50, 0, 100"),
-        ({"queries": 1}, "got 50, 1, 1"),
+        ("plan", {"half_width": 0.0}, "--half-width must be positive, got 0.0"),
+        ("plan", {"confidence": 1.0}, "--confidence must lie in (0, 1), got 1.0"),
+        ("plan", {"subsets": [2, 50]}, "at least 3 subsets, 1 retrain and 2 queries, got 2, 1, 100"),
+        ("plan", {"retrains": [0]}, "got 50, 0, 100"),
+        ("plan", {"queries": 1}, "got 50, 1, 1"),
+        ("simulate", {"agreement": 0.0}, "--agreement must lie in (0, 1), got 0.0"),
+        ("simulate", {"lds": 1.0}, "--lds must lie in (-1, 1), got 1.0"),
+        ("simulate", {"shared": 1.5}, "--shared must lie in [0, 1], got 1.5"),
+        ("simulate", {"query_spread": -0.1}, "got -0.1 and 30"),
+        ("simulate", {"queries": 1}, "got 0.1 and 1"),
     ],
 )
-def test_a_plan_out_of_range_is_an_error(change, message):
-    with pytest.raises(ValueError, match=message):
-        _plan(**{"subsets": [50], "retrains": [1], **change})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"agreement": 0.0}, "--agreement must lie in (0, 1), got 0.0"),
-        ({"lds": 1.0}, "--lds must lie in (-1, 1), got 1.0"),
-        ({"shared": 1.5}, "--shared must lie in [0, 1], got 1.5"),
-        ({"query_spread": -0.1}, "got -0.1 and 30"),
-        ({"queries": 1}, "got 0.1 and 1"),
-    ],
-)
-def test_a_planning_value_out_of_range_is_an_error(change, message):
+def test_a_value_out_of_range_is_an_error(function, change, message):
     values = {"agreement": 0.5, "lds": 0.4, "queries": 30, "shared": 0.3, "query_spread": 0.1, "paired": False}
+    call, values = (_plan, {"subsets": [50], "retrains": [1]}) if function == "plan" else (simulate_pilot, values)
 
     with pytest.raises(ValueError, match=re.escape(message)):
-        simulate_pilot(**{**values, **change})
+        call(**{**values, **change})
 
 
 def test_a_simulated_pilot_knows_how_much_fresh_banks_differ():

@@ -18,15 +18,6 @@ SIZES = [14e6, 31e6, 70e6, 162e6]
 NOISY = [1.0, 2.9, 5.1, 16.0]
 
 
-def test_an_exact_power_law_is_found_exactly():
-    law = fit_power_law(SIZES, [3e-6 * size**1.25 for size in SIZES], confidence=0.95)
-
-    assert law.exponent == pytest.approx(1.25, abs=1e-12)
-    assert law.high - law.low < 1e-6
-    predicted = law.predict(2.8e9, 0.95)
-    assert predicted.value == pytest.approx(3e-6 * 2.8e9**1.25, rel=1e-9)
-
-
 def test_exponent_and_interval_are_those_of_scipy():
     expected = stats.linregress([math.log(size) for size in SIZES], [math.log(cost) for cost in NOISY])
     reach = stats.t.ppf(0.95, len(SIZES) - 2) * expected.stderr
@@ -88,11 +79,6 @@ def test_the_largest_measured_size_is_predicted_from_the_others_alone():
     assert predicted.low < predicted.value < predicted.high
 
 
-def test_with_two_sizes_nothing_can_be_held_out():
-    assert hold_out_largest(SIZES[:2], NOISY[:2], confidence=0.95) is None
-    assert hold_out_largest(SIZES, [math.nan] * 4, confidence=0.95) is None
-
-
 def test_a_line_through_the_queries_tells_what_is_paid_once():
     line = fit_line([1, 8, 8, 64], [12.0, 25.0, 27.0, 138.0])
 
@@ -129,9 +115,5 @@ def test_the_measured_break_even_lies_between_two_measured_numbers_of_queries():
     assert value == pytest.approx(25)
     assert find_break_even([30, 100], [130.0, 200.0], [150.0, 500.0])[1:] == (0, 30)
     assert find_break_even([1, 10], [101.0, 110.0], [5.0, 50.0])[1:] == (10, math.inf)
-
-
-def test_a_method_that_is_cheaper_for_a_while_has_not_paid_for_itself_before_the_last_crossing():
-    _, low, high = find_break_even([1, 2, 3, 4], [9.0, 10.0, 14.0, 15.0], [10.0, 11.0, 12.0, 20.0])
-
-    assert (low, high) == (3, 4)
+    # Cheaper for a while: not before the last crossing.
+    assert find_break_even([1, 2, 3, 4], [9.0, 10.0, 14.0, 15.0], [10.0, 11.0, 12.0, 20.0])[1:] == (3, 4)

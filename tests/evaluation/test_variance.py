@@ -35,16 +35,6 @@ def test_a_single_run_is_an_error():
         nested_variances([[0.1], [0.2]])
 
 
-def test_retrains_that_agree_move_nothing():
-    losses = torch.randn(12, 1, 5, generator=make_generator(0)).expand(12, 3, 5)
-    predicted = torch.randn(2, 12, 5, generator=make_generator(1), dtype=torch.float64)
-
-    moved = vary_retrains(predicted, losses, draws=10, generator=make_generator(0))
-
-    assert moved.shape == (10, 2)
-    assert moved.abs().max().item() == pytest.approx(0, abs=1e-12)
-
-
 def test_a_subset_with_one_model_that_converged_does_not_move():
     losses = torch.randn(12, 2, 5, generator=make_generator(0))
     losses[:, 1] = torch.nan

@@ -159,20 +159,13 @@ def test_a_damaged_folder_is_an_error(folder, name, content, message):
         _fetch(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_folder_without_config_or_weights_is_an_error(folder, name):
-    (folder / name).unlink()
-
-    with pytest.raises(FileNotFoundError, match=r"published holds no language model: it needs config\.json and model"):
-        _fetch(folder)
-
-
-def test_a_folder_with_a_shard_missing_is_an_error(folder, model):
+@pytest.mark.parametrize("pattern", ["config.json", "model-*.safetensors"])
+def test_a_folder_without_config_or_with_a_shard_missing_is_an_error(folder, model, pattern):
     shutil.rmtree(folder)
     model.save_pretrained(folder, max_shard_size="30KB")
-    next(folder.glob("model-*.safetensors")).unlink()
+    next(folder.glob(pattern)).unlink()
 
-    with pytest.raises(FileNotFoundError, match="holds no language model"):
+    with pytest.raises(FileNotFoundError, match=r"published holds no language model: it needs config\.json and model"):
         _fetch(folder)
 
 
@@ -192,25 +185,22 @@ def test_a_model_whose_tokens_see_the_next_one_is_an_error(tmp_path):
         _fetch(tmp_path / "bert")
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no folder .*models/mine/last \(model\.weights, relative"):
-        find_published("models/mine/last", None, tmp_path)
+@pytest.mark.parametrize(
+    ("weights", "revision", "message"),
+    [
+        ("models/mine/last", None, r"There is no folder .*models/mine/last \(model\.weights, relative"),
+        ("published", "step1", r"model\.revision 'step1' is of the hub, and model\.weights is the folder"),
+    ],
+)
+def test_weights_that_are_no_folder_and_not_of_the_hub_are_an_error(folder, weights, revision, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_published(weights, revision, folder.parent)
 
 
-def test_a_revision_of_a_folder_is_an_error(folder):
-    with pytest.raises(ValueError, match=r"model\.revision 'step1' is of the hub, and model\.weights is the folder"):
-        find_published("published", "step1", folder.parent)
-
-
-@pytest.mark.parametrize("pickled", [False, True])
-def test_a_revision_in_the_cache_needs_no_network(cache, folder, model, pickled, tmp_path):
-    if pickled:
-        _pickle(folder, load_file(folder / "model.safetensors"))
+def test_a_revision_in_the_cache_needs_no_network(cache, folder, model, tmp_path):
     shutil.copytree(folder, cache)
 
-    found = CausalLM(weights="EleutherAI/pythia-14m", revision="step45000").fetch(tmp_path)
-
-    assert _is(found, model)
+    assert _is(CausalLM(weights="EleutherAI/pythia-14m", revision="step45000").fetch(tmp_path), model)
 
 
 @pytest.mark.parametrize("settings", [{}, {"revision": "step45000"}], ids=["nothing", "weights_missing"])

@@ -97,8 +97,8 @@ def test_initialisation_is_drawn_from_the_generator():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": (64, 256)}, "model.widths must be three numbers of at least 24, got [64, 256]"),
-        ({"widths": (64, 256, 16)}, "model.widths must be three numbers of at least 24, got [64, 256, 16]"),
+        ({"widths": (64, 256)}, "model.widths must have 3 entries, got (64, 256)"),
+        ({"widths": (64, 256, 16)}, "model.widths must be at least 24, got 16"),
         ({"classes": 1}, "model.classes must be at least 2, got 1"),
         ({"norm_momentum": 0.0}, "model.norm_momentum must lie in (0, 1], got 0.0"),
         ({"norm_momentum": 1.5}, "model.norm_momentum must lie in (0, 1], got 1.5"),

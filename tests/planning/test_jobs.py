@@ -49,12 +49,6 @@ def test_a_bank_is_settled_by_the_costs_in_the_folder_of_results(tmp_path):
     assert settled.subsets == 50
 
 
-def test_a_shard_costs_its_models(tmp_path):
-    experiment = make_experiment(tmp_path)
-
-    assert cost_of("retrain", experiment, make_costs(60.0), 250)["seconds"] == 600.0
-
-
 def test_a_job_takes_its_start_too_and_one_that_was_not_measured_is_unknown(tmp_path):
     jobs = {(job.rule, job.what): job for job in list_jobs(make_experiment(tmp_path), make_costs(60.0, evaluate=2.0))}
 
@@ -89,22 +83,14 @@ def test_the_memory_of_training_is_that_of_a_batch_however_much_is_trained_on(tm
     assert found == [1e9 + 2 * 64 * 1e6] * 4
 
 
-def test_costs_of_an_older_version_have_the_memory_of_a_batch_too(tmp_path):
-    coefficients = make_costs(1.0).coefficients
-    coefficients["train"]["host_bytes"] = {"one": 1e9, "train": 1e6}
-
-    found = cost_of("train", make_experiment(tmp_path), _costs(coefficients), 500)
-
-    assert found["host_bytes"] == 1e9 + 2 * 64 * 1e6
-
-
 def test_examples_that_are_trained_on_and_queries_lie_in_memory_too(tmp_path):
-    experiment = make_experiment(tmp_path)
-    costs = _costs(make_costs(1.0).coefficients, example_bytes=1000)
+    experiment, coefficients = make_experiment(tmp_path), make_costs(1.0).coefficients
+    coefficients["train"]["device_bytes"] = {"one": 0.0}  # no device was used
+    costs = _costs(coefficients, example_bytes=1000)
 
     train, retrain = (cost_of(rule, experiment, costs, 500) for rule in ("train", "retrain"))
 
-    assert train["host_bytes"] == 1e9 + 500 * 1000
+    assert (train["host_bytes"], train["device_bytes"]) == (1e9 + 500 * 1000, 0)
     assert retrain["host_bytes"] == 1e9 + (250 + num_queries(experiment)) * 1000
 
 
@@ -122,15 +108,6 @@ def test_a_method_that_tells_its_batches_still_holds_examples_losses_and_scores(
     scores = 12 * 500 * queries
     assert sample == 1e9 + 1000 * (500 + queries + size_of(experiment, "bif", 500).reference) + losses
     assert attribute - sample == (bif["chains"] - 1) * losses + (int(0.0001 * 2**30) if limit else scores)
-
-
-def test_only_a_device_that_was_used_holds_the_examples(tmp_path):
-    coefficients = make_costs(1.0).coefficients
-    coefficients["train"]["device_bytes"] = {"one": 0.0}
-
-    found = cost_of("train", make_experiment(tmp_path), _costs(coefficients, example_bytes=1000), 500)
-
-    assert found["device_bytes"] == 0
 
 
 def _costs(coefficients: dict, batches: dict | None = None, example_bytes: int = 0) -> Costs:

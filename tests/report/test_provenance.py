@@ -1,13 +1,13 @@
-import yaml
 from made_up import make_record
 
+from tdabench.experiment.yaml_file import read_yaml
 from tdabench.report.provenance import describe_origin, describe_settings
 
 
 def test_settings_can_be_read_back_as_yaml():
     record = make_record()
 
-    assert yaml.safe_load(describe_settings(record)) == record["experiment"]
+    assert read_yaml(describe_settings(record)) == record["experiment"]
 
 
 def test_where_jobs_differ_each_value_has_their_number():

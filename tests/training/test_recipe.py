@@ -47,7 +47,10 @@ def test_warm_up_runs_on_its_own_set_at_the_first_learning_rate(monkeypatch):
 
 def test_every_epoch_takes_every_example_once_in_batches_of_equal_size_and_a_new_order(monkeypatch):
     _, batches = _record_steps(monkeypatch)
-    examples = {"image": torch.arange(10.0).reshape(10, 1, 1, 1), "label": torch.zeros(10, dtype=torch.int64)}
+    examples = {
+        "image": torch.arange(10.0).reshape(10, 1, 1, 1).expand(-1, 1, 4, 4),
+        "label": torch.zeros(10, dtype=torch.int64),
+    }
 
     train(
         _draw_model(),
@@ -58,7 +61,7 @@ def test_every_epoch_takes_every_example_once_in_batches_of_equal_size_and_a_new
 
     assert sorted(len(batch["label"]) for batch in batches) == [3, 3, 3, 3, 4, 4]
     first, second = (
-        torch.cat([batch["image"].flatten() for batch in batches[part]]) for part in (slice(3), slice(3, 6))
+        torch.cat([batch["image"][:, 0, 0, 0] for batch in batches[part]]) for part in (slice(3), slice(3, 6))
     )
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
     assert not torch.equal(first, second)
@@ -107,33 +110,6 @@ def test_the_number_of_examples_moves_the_weights_and_not_the_batch_size():
     torch.testing.assert_close(moves[1, 8], moves[1, 32], rtol=1e-2, atol=1e-6)
     torch.testing.assert_close(moves[2, 8], 2 * moves[1, 8], rtol=1e-2, atol=1e-6)
     assert moves[1, 8].abs().max() > 1e-4
-
-
-def test_biases_learn_faster_by_their_scaler_and_weights_do_not():
-    examples, model = _draw_examples(64), _draw_model()
-    settings = {**SGD, "learning_rate": 0.01}
-
-    slow, fast = (_move(model, examples, Recipe(**settings, bias_scaler=scaler)) for scaler in (1.0, 64.0))
-
-    bias = slice(-3, None)
-    # As above; biases that move by up to 64 * 64 * 0.01 / 2048 = 0.02 change the gradients by as much, absolutely.
-    torch.testing.assert_close(fast[bias], 64 * slow[bias], rtol=0.02, atol=1e-5)
-    torch.testing.assert_close(fast[:-3], slow[:-3], rtol=0.02, atol=1e-6)
-    assert fast[bias].abs().max() > 1e-4
-
-
-@pytest.mark.parametrize(("learning_rate", "bias_scaler"), [(1e-6, 1.0), (1e-9, 1.0), (1e-9, 64.0)])
-def test_weight_decay_does_not_depend_on_the_learning_rate(learning_rate, bias_scaler):
-    model = _draw_model()
-    before = _flatten(model)
-    recipe = Recipe(
-        **{**SGD, "epochs": 5, "learning_rate": learning_rate, "weight_decay": 10.0}, bias_scaler=bias_scaler
-    )
-
-    train(model, _draw_examples(64), recipe, generator=make_generator(0, "train"))
-
-    # Without momentum kilostep is 2048; each of 40 steps of 8 examples takes off 10 * 8 / 2048.
-    torch.testing.assert_close(_flatten(model), before * (1 - 10 * 8 / 2048) ** 40, rtol=1e-4, atol=1e-6)
 
 
 def test_adamw_is_that_of_pytorch_with_the_schedule():
@@ -202,10 +178,12 @@ def test_without_recalibration_batch_norm_keeps_its_running_statistics():
     assert not torch.equal(models[0][1].running_mean, models[1][1].running_mean)
 
 
-def test_models_are_the_same_for_the_same_generator_and_others_for_another():
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_models_are_the_same_for_the_same_generator_and_others_for_another(dropout):
     examples, recipe = _draw_examples(16), Recipe(**{**SGD, "learning_rate": 10.0})
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), _draw_model()[1])
 
-    first, again, other = (_move(_draw_model(), examples, recipe, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (_move(model, examples, recipe, seed=seed) for seed in (0, 0, 1))
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -233,23 +211,34 @@ def test_a_run_that_diverges_is_no_error_and_its_losses_are_not_finite():
     assert not image_loss(model, examples).isfinite().any()
 
 
-def test_an_empty_training_set_is_an_error():
-    with pytest.raises(ValueError, match="Can't train on an empty training set"):
-        train(_draw_model(), _draw_examples(0), Recipe(**SGD), generator=make_generator(0, "train"))
+@pytest.mark.parametrize(
+    ("count", "warmup", "message"),
+    [
+        (0, None, "Can't train on an empty training set"),
+        (4, None, "training.warmup_steps is 5, but there is no warm-up set: set data.warmup"),
+        (4, 0, "training.warmup_steps is 5, but there is no warm-up set: set data.warmup"),
+    ],
+)
+def test_a_set_that_is_needed_and_empty_is_an_error(count, warmup, message):
+    recipe, held_out = Recipe(**SGD, warmup_steps=5), None if warmup is None else _draw_examples(warmup)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(_draw_model(), _draw_examples(count), recipe, generator=make_generator(0, "train"), warmup=held_out)
 
 
-def test_warm_up_steps_without_a_warm_up_set_are_an_error():
-    with pytest.raises(
-        ValueError, match=re.escape("training.warmup_steps is 5, but there is no warm-up set: set data.warmup")
-    ):
-        train(_draw_model(), _draw_examples(4), Recipe(**SGD, warmup_steps=5), generator=make_generator(0, "train"))
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (1, "labels go from 1 to 3, and the model's 3 outputs are for 0 to 2: count labels from 0"),
+        (2, "labels go from 2 to 4, and the model's 3 outputs are for 0 to 2: give the model more classes"),
+    ],
+)
+def test_a_label_that_the_model_has_no_output_for_is_an_error(shift, message):
+    examples = _draw_examples(16)
+    examples["label"] += shift
 
-
-def test_an_empty_warm_up_set_is_none():
-    recipe, generator = Recipe(**SGD, warmup_steps=5), make_generator(0, "train")
-
-    with pytest.raises(ValueError, match="warmup_steps is 5, but there is no warm-up set"):
-        train(_draw_model(), _draw_examples(4), recipe, generator=generator, warmup=_draw_examples(0))
+    with pytest.raises(ValueError, match=message):
+        train(_draw_model(), examples, Recipe(**SGD), generator=make_generator(0, "train"))
 
 
 def test_parameters_of_sixteen_bits_are_refused_since_small_steps_would_leave_them_where_they_are():
@@ -276,7 +265,7 @@ def _draw_network() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 3])
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(size):
     model, examples = _draw_model(), _draw_examples(8)
 

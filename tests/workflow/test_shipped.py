@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_workflow import _environment
+from places import environment
 
-from tdabench.cli import _values, load_stage, make_parser
 from tdabench.stages import STAGES
+from tdabench.stages.command_line import _values, load_stage, make_parser
 
 pytestmark = pytest.mark.timeout(600)
 REPOSITORY = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def planned(tmp_path_factory) -> Planned:
     shutil.copy(folder / "experiments/lds_digits.yaml", folder / "experiments/sweep.yaml")
     done = subprocess.run(
         ["snakemake", "--dry-run", "--printshellcmds", *NAMES],
-        cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
+        cwd=folder, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     return Planned(folder, done.stdout + done.stderr, JOB.findall(done.stdout))

@@ -11,12 +11,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tdabench.data.base import Examples
+from tdabench.data.text.options import Rows
 from tdabench.data.text.prompts import encode_prompts, read_prompts
 from tdabench.data.text.tokenizers import Tokenizer, Tokens, choose_tokenizer, tokenizer_bytes
 from tdabench.examples import IGNORED
-
-# What nobody means: the memory that a tokenizer or a row would take is reserved before it is filled.
-MOST_TOKENS, LONGEST = 2**20, 2**17
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,67 +69,6 @@ class TextData:
         places = torch.arange(tokens.shape[1])
         counted = (places >= first.clamp(min=1)) & (places < end)  # nothing predicts the first token
         return {"input_ids": tokens.to(device), "labels": tokens.where(counted, IGNORED).to(device)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """How documents become rows of tokens; the options that every source of text has.
-
-    Documents are divided into rows of ``length`` tokens, none of which holds two documents. They come in an order that
-    depends on their text alone (its hash): the first ``pretraining`` of them, by tokens, are for pretraining; of the
-    rows of the others, every ``test_every``-th is for queries.
-
-    Attributes:
-        length: Tokens of a row.
-        shortest: What is left at a document's end is a row of its own, padded, if it has so many tokens; ``null``
-            leaves it out.
-        tokenizer: A folder in the data root, or a name on the Hugging Face hub; ``null`` trains one on the text.
-        tokenizer_revision: Of one from the hub.
-        vocabulary: Tokens of one that is trained here (byte-level BPE).
-        begin: Text of a token that begins every document, such as ``<s>``; ``null`` for none.
-        pretraining: Share of the text that is for pretraining, in [0, 1).
-        test_every: Which of the rows are for queries, if the source has no text for them alone.
-        prompts: JSON file of prompt-completion queries in the data root (see ``read_prompts``), whose completions alone
-            count: they are the queries, and no row is set aside.
-        prompt_length: Tokens of those rows; of a longer query the beginning is left out. ``null``: of the longest.
-        most_documents: Use no more documents than these first ones in the order by hash; ``null`` for all.
-    """
-
-    length: int = 64
-    shortest: int | None = None
-    tokenizer: str | None = None
-    tokenizer_revision: str | None = None
-    vocabulary: int = 1024
-    begin: str | None = None
-    pretraining: float = 0.0
-    test_every: int = 4
-    prompts: str | None = None
-    prompt_length: int | None = None
-    most_documents: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.length < 2:
-            raise ValueError(
-                f"data.options.length must be at least 2: the first token has none before it; got {self.length}."
-            )
-        if self.shortest is not None and not 2 <= self.shortest <= self.length:
-            raise ValueError(f"data.options.shortest must lie in 2 to length ({self.length}), got {self.shortest}.")
-        if not 257 <= self.vocabulary <= MOST_TOKENS:
-            raise ValueError(
-                f"data.options.vocabulary must be above the 256 bytes and at most {MOST_TOKENS:,}, "
-                f"got {self.vocabulary}."
-            )
-        for name in ("length", "prompt_length"):
-            if (getattr(self, name) or 0) > LONGEST:
-                raise ValueError(f"data.options.{name} must be at most {LONGEST:,}, got {getattr(self, name)}.")
-        if not 0 <= self.pretraining < 1:
-            raise ValueError(f"data.options.pretraining must lie in [0, 1), got {self.pretraining}.")
-        if self.test_every < 2:
-            raise ValueError(f"data.options.test_every must be at least 2, got {self.test_every}.")
-        if self.prompt_length is not None and (self.prompts is None or self.prompt_length < 2):
-            raise ValueError(f"data.options.prompt_length is of prompts and at least 2, got {self.prompt_length}.")
-        if self.most_documents is not None and self.most_documents < 1:
-            raise ValueError(f"data.options.most_documents must be at least 1 or null, got {self.most_documents}.")
 
 
 def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequence[str] | None = None) -> TextData:

@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tdabench.data.text.rows import Rows
+from tdabench.data.text.options import Rows
 
 Tokens = list[int]
 INSTALL = "pip install 'tdabench[language]'"
@@ -34,7 +33,7 @@ class Tokenizer:
         return found
 
 
-def choose_tokenizer(rows: "Rows", documents: Sequence[str], root: Path) -> Tokenizer:
+def choose_tokenizer(rows: Rows, documents: Sequence[str], root: Path) -> Tokenizer:
     """Load or train the tokenizer that the options of a source ask for.
 
     Raises:

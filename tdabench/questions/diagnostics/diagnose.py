@@ -1,6 +1,5 @@
 """Say how well a method drew, from its losses at every draw."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -27,20 +26,9 @@ FEWEST_FOR_DRIFT = 20
 PAIRS = 500
 # Series at a time: bounds the memory.
 CHUNK = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A number a loss, over the losses that have it: its median, and its worst percent.
-
-    Attributes:
-        low: The 1 % quantile.
-        high: The 99 % quantile.
-    """
-
-    median: float
-    low: float
-    high: float
+# What a diagnosis has beside its counts; None is what can't be said.
+UNKNOWN = ("rhat", "effective_draws", "drift", "covariance", "loss_standard_deviation", "fluctuation",
+           "constant_losses", "learning_coefficient", "distance", "descent")  # fmt: skip
 
 
 def diagnose_traces(
@@ -55,42 +43,43 @@ def diagnose_traces(
 ) -> dict[str, Any]:
     r"""Diagnose losses over draws; what can't be said is None.
 
-    ``warning`` says in sentences what is wrong, ``short_warning`` in a few words without numbers.
-
     Args:
-        markov: Whether a draw depends on the one before it. If not, nothing is said of R-hat, effective draws and
-            drift: draws that are independent, or laid out on purpose, have none.
+        markov: Whether a draw depends on the one before it. If not, it has no R-hat, effective draws or drift.
         inverse_temperature: :math:`n\beta` of the draws.
-        train_checkpoint: Losses at the checkpoint; older traces have none.
-        distance: Euclidean, of each draw from the checkpoint.
+        train_checkpoint: Losses at the checkpoint, from which each draw has the Euclidean ``distance``.
         draw_step: After how many steps each draw was.
     """
-    chains, draws = train.shape[:2]
     converged = find_converged(train, query)
-    kept = (train[converged], query[converged])
-    names = ("rhat", "effective_draws", "drift", "covariance", "loss_standard_deviation", "fluctuation")
     result: dict[str, Any] = {
-        "chains": chains,
-        "draws": draws,
+        "chains": train.shape[0],
+        "draws": train.shape[1],
         "examples": train.shape[2],
         "diverged_chains": int((~converged).sum()),
         "markov": markov,
-        **dict.fromkeys((*names, "constant_losses", "learning_coefficient", "distance", "descent")),
+        **dict.fromkeys(UNKNOWN),
     }
-    if converged.any() and draws > 1:
-        result |= _spread(kept[0], inverse_temperature)
-        if not markov or draws >= FEWEST_DRAWS:
-            result["covariance"] = _covariance_error(*kept, markov=markov)
-        if markov and draws >= FEWEST_DRAWS:
-            result |= _mixing(kept[0])
+    if converged.any() and train.shape[1] > 1:
+        steps = None if draw_step is None else draw_step[converged]
+        losses, enough = train[converged], not markov or train.shape[1] >= FEWEST_DRAWS
+        result |= _spread(losses, inverse_temperature)
+        if enough:
+            result["covariance"] = _covariance_error(losses, query[converged], markov=markov)
+        if enough and markov:
+            result |= _mixing(losses)
         if distance is not None:
-            steps = None if draw_step is None else draw_step[converged]
             result["distance"] = describe_distance(distance[converged], steps)
-        if train_checkpoint is not None and (not markov or draws >= FEWEST_DRAWS):
-            result |= _around(kept[0], train_checkpoint, markov, inverse_temperature)
+        if enough and train_checkpoint is not None:
+            result |= _around(losses, train_checkpoint, markov, inverse_temperature)
+    return result | _describe_faults(result)
+
+
+def _describe_faults(result: dict[str, Any]) -> dict[str, str]:
+    """Say what is wrong in sentences, and in a few words without numbers."""
     faults = find_faults(result)
-    texts = {name: [getattr(fault, name) for fault in faults] for name in ("sentence", "short")}
-    return {**result, "warning": " ".join(texts["sentence"]), "short_warning": ", ".join(texts["short"])}
+    return {
+        "warning": " ".join(fault.sentence for fault in faults),
+        "short_warning": ", ".join(fault.short for fault in faults),
+    }
 
 
 def find_converged(
@@ -100,15 +89,15 @@ def find_converged(
     return ((train.abs() < DIVERGED).all(dim=(1, 2))) & ((query.abs() < DIVERGED).all(dim=(1, 2)))
 
 
-def summarise(values: Float[Tensor, "..."]) -> Summary | None:
-    """Summarise what is not NaN; None if nothing is left."""
+def summarise(values: Float[Tensor, "..."]) -> dict[str, Any] | None:
+    """Return the median of what is not NaN, and its worst percents, ``low`` and ``high``; None if nothing is left."""
     known = values[~values.isnan()].double()
     if not len(known):
         return None
     # Not interpolated: a value may be infinite.
     levels = torch.tensor([0.5, 0.01, 0.99], dtype=torch.float64)
-    median, low, high = known.quantile(levels, interpolation="nearest").tolist()
-    return Summary(median=median, low=low, high=high)
+    found = known.quantile(levels, interpolation="nearest").tolist()
+    return dict(zip(("median", "low", "high"), found, strict=True))
 
 
 def _spread(losses: Float[Tensor, "chain draw example"], inverse_temperature: float | None) -> dict[str, Any]:
@@ -117,10 +106,10 @@ def _spread(losses: Float[Tensor, "chain draw example"], inverse_temperature: fl
     fluctuation = None
     if inverse_temperature is not None:
         scaled = 2 * singular_fluctuations(losses, inverse_temperature)
-        fluctuation = {"inverse_temperature": inverse_temperature, "mean": scaled.mean().item(), **_entries(scaled)}
+        fluctuation = {"inverse_temperature": inverse_temperature, "mean": scaled.mean().item(), **summarise(scaled)}
     return {
         "constant_losses": int((~moves).sum()),
-        "loss_standard_deviation": _entries(variances.sqrt()),
+        "loss_standard_deviation": summarise(variances.sqrt()),
         "fluctuation": fluctuation,
     }
 
@@ -139,34 +128,29 @@ def _around(
         "inverse_temperature": inverse_temperature,
         "mean": found.mean().item(),
         "error": inverse_temperature * descent["error"],
-        **_entries(found),
+        **summarise(found),
     }
     return {"descent": descent, "learning_coefficient": coefficient}
 
 
 def _mixing(losses: Float[Tensor, "chain draw example"]) -> dict[str, Any]:
-    draws = losses.shape[1]
-    rhat, effective, by_chain, drift = [], [], [], []
-    for part in losses.split(CHUNK, dim=2):
-        values = part.double()
-        rhat.append(split_rhat(values))
-        effective.append(effective_draws(values))
-        by_chain.append(effective_draws_by_chain(values))
-        if draws >= FEWEST_FOR_DRIFT:
-            drift.append(drift_scores(values))
-    found: dict[str, Any] = {"rhat": _entries(torch.cat(rhat)), "effective_draws": _entries(torch.cat(effective))}
+    parts = losses.split(CHUNK, dim=2)
+    rhat = torch.cat([split_rhat(part.double()) for part in parts])
+    effective = torch.cat([effective_draws(part.double()) for part in parts])
+    by_chain = torch.cat([effective_draws_by_chain(part.double()) for part in parts], dim=1)
+    found: dict[str, Any] = {"rhat": summarise(rhat), "effective_draws": summarise(effective)}
     if found["rhat"] is None or found["effective_draws"] is None:  # no loss ever moves
         return {}
-    known = torch.cat(rhat)[~torch.cat(rhat).isnan()]
-    found["rhat"]["share_above"] = (known > HIGH_RHAT).double().mean().item()
-    medians = [summarise(chain) for chain in torch.cat(by_chain, dim=1)]
-    found["effective_draws"]["by_chain"] = [entry and entry.median for entry in medians]
-    if drift:
+    found["rhat"]["share_above"] = (rhat[~rhat.isnan()] > HIGH_RHAT).double().mean().item()
+    medians = [summarise(chain) for chain in by_chain]
+    found["effective_draws"]["by_chain"] = [entry and entry["median"] for entry in medians]
+    if losses.shape[1] >= FEWEST_FOR_DRIFT:
         # One test a chain, so that its error rate is known: the losses of a chain move together.
         of_mean = drift_scores(losses.mean(dim=2, keepdim=True, dtype=torch.float64))[:, 0]
         largest = summarise(of_mean.abs())
-        each = _entries(torch.cat(drift, dim=1).abs())
-        found["drift"] = each and {**each, "by_chain": of_mean.tolist(), "of_mean_loss": largest and largest.high}
+        each = summarise(torch.cat([drift_scores(part.double()) for part in parts], dim=1).abs())
+        told = {"by_chain": of_mean.tolist(), "of_mean_loss": largest and largest["high"]}
+        found["drift"] = each and {**each, **told}
     return found
 
 
@@ -200,8 +184,3 @@ def _covariance_error(
 def _centre(losses: Float[Tensor, "chain draw pair"]) -> Float[Tensor, "chain draw pair"]:
     losses = losses.double()
     return losses - losses.mean(dim=1, keepdim=True)
-
-
-def _entries(values: Float[Tensor, "..."]) -> dict[str, Any] | None:
-    summary = summarise(values)
-    return summary and dataclasses.asdict(summary)

@@ -1,6 +1,5 @@
 """How much two methods agree: on the order of all training examples, and on the few most helpful or harmful ones."""
 
-import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -9,39 +8,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tdabench.evaluation.bootstrap import draw_counts
 from tdabench.evaluation.lds import average_ranks
 from tdabench.evaluation.memory import queries_at_once
+from tdabench.experiment.sections import EvaluationSettings
 from tdabench.runtime.progress import progress
 from tdabench.storage.matrix import Rows
 
 # Scores in memory at once, over all methods; what each takes while it is ranked, in bytes (measured: 186).
 BLOCK_SCORES, RANKED_BYTES = 2**22, 200
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Agreement of every two methods on each query.
-
-    Attributes:
-        correlation: Spearman's, over training examples; NaN where a method's scores are constant.
-        helpful: Share of the ``top`` highest scored examples that both have.
-        harmful: The same of the lowest scored ones.
-    """
-
-    correlation: Float[Tensor, "query pair"]
-    helpful: Float[Tensor, "query pair"]
-    harmful: Float[Tensor, "query pair"]
+# What is compared, and how its bounds are named.
+SHORT = {"rank_correlation": "rank", "overlap": "overlap", "harmful_overlap": "harmful"}
 
 
 def compare_methods(
     scores: Mapping[str, Float[Tensor, "query train"] | Rows],
+    settings: EvaluationSettings,
     *,
-    top: int,
     num_scored: int,
-    resamples: int,
-    confidence: float,
     generator: torch.Generator,
-    memory_gib: float | None = None,
+    beside: int = 0,
 ) -> list[dict[str, Any]]:
     r"""Compare every two methods, in the mapping's order, as means over the scored queries with bootstrap intervals.
 
@@ -50,10 +36,8 @@ def compare_methods(
 
     Args:
         scores: By method; positive means helpful.
-        top: Examples that the overlaps compare, :math:`k`.
         num_scored: The first so many queries are scored; the rest are for tuning.
-        confidence: Coverage of the intervals, in (0, 1).
-        memory_gib: Most resident memory of the process in GiB; None for no limit.
+        beside: Bytes of the memory that are needed for something else.
 
     Returns:
         For each pair ``first``, ``second``, ``top``, ``queries`` and ``nan_queries`` (of the correlation, left out of
@@ -61,29 +45,20 @@ def compare_methods(
         most helpful) and ``harmful_overlap`` likewise.
 
     Raises:
-        ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, or ``top``
-            is not below the number of training examples; if the memory is too little.
+        ValueError: As ``agree_by_query``.
     """
-    beside = 24 * resamples * num_scored  # which queries each resample has, and how often in float64
-    agreement = agree_by_query(
-        {name: values.narrow(0, 0, min(num_scored, values.shape[0])) for name, values in scores.items()},
-        top=top,
-        memory_gib=memory_gib,
-        beside=beside,
-    )
-    counts = _draw_counts(len(agreement.correlation), resamples, generator)
-    means = {
-        "rank_correlation": ("rank", _interval(agreement.correlation, counts, confidence)),
-        "overlap": ("overlap", _interval(agreement.helpful, counts, confidence)),
-        "harmful_overlap": ("harmful", _interval(agreement.harmful, counts, confidence)),
-    }
+    scored = {name: values.narrow(0, 0, min(num_scored, values.shape[0])) for name, values in scores.items()}
+    counted = 24 * settings.resamples * num_scored  # which queries each resample has, and how often in float64
+    agreement = agree_by_query(scored, top=settings.top, memory_gib=settings.memory_gib, beside=beside + counted)
+    correlation = agreement["rank_correlation"]
+    counts = draw_counts(len(correlation), settings.resamples, generator).double()
+    means = {name: _interval(values, counts, settings.confidence) for name, values in agreement.items()}
     rows = []
     for index, (first, second) in enumerate(itertools.combinations(scores, 2)):
-        row: dict[str, Any] = {"first": first, "second": second, "top": top}
-        row["queries"] = len(agreement.correlation)
-        row["nan_queries"] = int(agreement.correlation[:, index].isnan().sum())
-        for name, (short, (mean, low, high)) in means.items():
-            row |= {name: mean[index].item(), f"{short}_low": low[index].item(), f"{short}_high": high[index].item()}
+        row = {"first": first, "second": second, "top": settings.top, "queries": len(correlation)}
+        row["nan_queries"] = int(correlation[:, index].isnan().sum())
+        for name, short in SHORT.items():
+            row |= dict(zip((name, f"{short}_low", f"{short}_high"), means[name][:, index].tolist(), strict=True))
         rows.append(row)
     return rows
 
@@ -94,12 +69,16 @@ def agree_by_query(
     top: int,
     memory_gib: float | None = None,
     beside: int = 0,
-) -> Agreement:
+) -> dict[str, Float[Tensor, "query pair"]]:
     """Compare every two methods on each query, pairs as ``itertools.combinations`` gives them.
 
     Args:
         memory_gib: Most resident memory of the process in GiB; None for no limit.
         beside: Bytes of it that are needed for something else.
+
+    Returns:
+        ``rank_correlation``: Spearman's over training examples, NaN where a method's scores are constant; ``overlap``:
+        the share of the ``top`` highest scored examples that both have; ``harmful_overlap``: that of the lowest ones.
 
     Raises:
         ValueError: If there are fewer than two methods, the scores' shapes differ, a score is not finite, ``top`` is
@@ -118,8 +97,7 @@ def agree_by_query(
         _require_finite(dict(zip(scores, block, strict=True)))
         compared = (_correlate(values), _overlap(values, top), _overlap(-values, top))
         parts.append([matrix[:, first, second] for matrix in compared])
-    correlation, helpful, harmful = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Agreement(correlation=correlation, helpful=helpful, harmful=harmful)
+    return {name: torch.cat(part) for name, part in zip(SHORT, zip(*parts, strict=True), strict=True)}
 
 
 def _require_comparable(scores: Mapping[str, Tensor | Rows], top: int) -> None:
@@ -159,19 +137,12 @@ def _overlap(values: Float[Tensor, "query method train"], top: int) -> Float[Ten
     return members @ members.mT / top
 
 
-def _draw_counts(num_query: int, resamples: int, generator: torch.Generator) -> Float[Tensor, "resample query"]:
-    drawn = torch.randint(num_query, (resamples, num_query), generator=generator)
-    return torch.zeros(resamples, num_query, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
-    )
-
-
 def _interval(
     values: Float[Tensor, "query pair"], counts: Float[Tensor, "resample query"], confidence: float
-) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+) -> Float[Tensor, "bound pair"]:
     """Mean over queries and the percentile interval of its resamples; NaN queries are left out of both."""
     found = (~values.isnan()).double()
     means = (counts @ values.nan_to_num()) / (counts @ found)
     tail = (1 - confidence) / 2
-    low, high = means.nanquantile(torch.tensor([tail, 1 - tail], dtype=means.dtype), dim=0)
-    return values.nanmean(dim=0), low, high
+    bounds = means.nanquantile(torch.tensor([tail, 1 - tail], dtype=means.dtype), dim=0)
+    return torch.cat([values.nanmean(dim=0, keepdim=True), bounds])

@@ -1,4 +1,20 @@
-"""Where the LDS would end with ever more draws, and how much the draws leave to chance."""
+r"""Where the LDS would end with ever more draws, and how much the draws leave to chance.
+
+Noise in a query's scores shrinks its correlation with the truth by the root of their reliability
+:math:`\rho_j = 1 / (1 + c_j / T)` (Spearman, 1904), and independent chains show the reliability itself: it is the share
+of the variance of the subsets' sums that chains have in common, known in closed form from the scores, with none of the
+bank's noise. So
+
+.. math:: \mathrm{LDS}_\infty = \sum_j \mathrm{LDS}_j \sqrt{\rho_j} \Big/ \sum_j \rho_j
+
+(least squares over the queries; those that are all noise weigh nothing). To fit both numbers to the curve of the mean
+LDS instead uses the same draws with two to three times the error, and reads what slow chains add late as a lower end.
+
+The interval is the two-way bootstrap's for given draws, widened by the jackknife's error over the draws. It errs to the
+safe side, since chance agreement of the noise with single subsets is in both, and the jackknife counts it once more: in
+simulations it is about half as wide again as it had to be. It is about the limit of more chains like these: what no
+chain has seen is not in it.
+"""
 
 import dataclasses
 import math
@@ -9,11 +25,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.intervals import Interval, Spread, make_spread
+from tdabench.evaluation.intervals import NO_INTERVAL, Interval, make_spread
 from tdabench.evaluation.lds import GroundTruth, predicted_and_measured, rank_correlation
 from tdabench.experiment.sections import EvaluationSettings
 from tdabench.questions.lds.growth import Estimate, estimated_rows, estimates_at_once
-from tdabench.storage.matrix import Rows
 
 # Fewest draws a chain from which the LDS is extrapolated; blocks of draws that the jackknife leaves out in turn.
 FEWEST, BLOCKS = 8, 20
@@ -34,11 +49,11 @@ class Limit:
         note: Why there is no limit, if there is none.
     """
 
-    interval: Interval
-    half_draws: float
-    reliability: float
-    monte_carlo_error: float
-    limit_error: float
+    interval: Interval = NO_INTERVAL
+    half_draws: float = math.nan
+    reliability: float = math.nan
+    monte_carlo_error: float = math.nan
+    limit_error: float = math.nan
     note: str = ""
 
 
@@ -48,6 +63,7 @@ class _Found:
 
     lds: Float[Tensor, " query"]
     reliability: Float[Tensor, " query"]
+    predicted: Float[Tensor, "subset query"]
 
     @property
     def mean(self) -> float:
@@ -69,6 +85,30 @@ class _Found:
         return self.reliability.nanmean().item()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Traces:
+    query: Float[Tensor, "chain draw query"]
+    train: Float[Tensor, "chain draw train"]
+    estimate: Estimate
+    truth: GroundTruth
+    at_once: int
+
+    def look(self, kept: Bool[Tensor, " draw"]) -> _Found:
+        """Return what some of the draws say."""
+        sizes = self.truth.masks.sum(dim=1)
+        equal_sizes = bool((sizes == sizes[0]).all())
+        scores = estimated_rows(self.query[:, kept], self.train[:, kept], self.estimate)
+        both = predicted_and_measured(scores, self.truth.masks, self.truth.losses, at_once=self.at_once)
+        parts = [
+            estimated_rows(self.query[chains][:, draws], self.train[chains][:, draws], self.estimate).split(
+                self.at_once
+            )
+            for chains, draws in _independent_parts(self.query, kept)
+        ]
+        found = [reliability_of(torch.stack(block), equal_sizes=equal_sizes) for block in zip(*parts, strict=True)]
+        return _Found(lds=rank_correlation(*both), reliability=torch.cat(found), predicted=both[0])
+
+
 def extrapolate(
     query: Float[Tensor, "chain draw query"],
     train: Float[Tensor, "chain draw train"],
@@ -78,34 +118,19 @@ def extrapolate(
     *,
     generator: torch.Generator,
 ) -> Limit:
-    r"""Say where the LDS ends with ever more such draws, from how much the chains' scores agree.
+    """Say where the LDS ends with ever more such draws, from how much the chains' scores agree.
 
-    Noise in a query's scores shrinks its correlation with the truth by the root of their reliability
-    :math:`\rho_j = 1 / (1 + c_j / T)` (Spearman, 1904), and independent chains show the reliability itself: it is
-    the share of the variance of the subsets' sums that chains have in common, known in closed form from the scores,
-    with none of the bank's noise. So
-
-    .. math:: \mathrm{LDS}_\infty = \sum_j \mathrm{LDS}_j \sqrt{\rho_j} \Big/ \sum_j \rho_j
-
-    (least squares over the queries; those that are all noise weigh nothing). To fit both numbers to the curve of the
-    mean LDS instead uses the same draws with two to three times the error, and reads what slow chains add late as a
-    lower end. A single chain is taken for two, its halves.
-
-    The interval is the two-way bootstrap's for given draws, widened by the jackknife's error over the draws. It errs to
-    the safe side, since chance agreement of the noise with single subsets is in both, and the jackknife counts it once
-    more: in simulations it is about half as wide again as it had to be. It is about the limit of more chains like
-    these: what no chain has seen is not in it.
-
-    The arguments are those of ``measure_growth``.
+    The arguments are those of ``measure_growth``; a single chain is taken for two, its halves.
     """
     draws = query.shape[1]
     if draws < FEWEST:
-        return _no_limit(f"{draws} draws a chain are too few to extrapolate: {FEWEST} are needed.")
-    at_once = estimates_at_once(query, train, truth, settings)
-    found = _look(query, train, estimate, truth, torch.ones(draws, dtype=torch.bool), at_once)
+        return Limit(note=f"{draws} draws a chain are too few to extrapolate: {FEWEST} are needed.")
+    traces = _Traces(query=query, train=train, estimate=estimate, truth=truth,
+                     at_once=estimates_at_once(query, train, truth, settings))  # fmt: skip
+    found = traces.look(torch.ones(draws, dtype=torch.bool))
     if not found.lds.isfinite().any():
-        return _no_limit("Every query has constant scores or losses.")
-    left = [_look(query, train, estimate, truth, kept, at_once) for kept in _leave_out(draws)]
+        return Limit(note="Every query has constant scores or losses.")
+    left = [traces.look(kept) for kept in _leave_out(draws)]
     error, limit_error, reliability_error = (
         jackknife_error([getattr(one, name) for one in left]) for name in ("mean", "limit", "mean_reliability")
     )
@@ -113,15 +138,11 @@ def extrapolate(
     known = {"reliability": reliability, "monte_carlo_error": error}
     if not reliability > max(LEAST_RELIABILITY, 2 * reliability_error):
         note = "The chains' scores agree no more than noise does: more draws are needed before anything can be said."
-        return dataclasses.replace(_no_limit(note), **known)
+        return Limit(**known, note=note)
     if found.limit > 1:
         note = "The chains agree too little for so high an LDS: their draws are not independent of one another."
-        return dataclasses.replace(_no_limit(note), **known)
-    spread = _spread_of_limit(found, estimated_rows(query, train, estimate), truth, settings, generator, at_once)
-    # Errors over draws and over subsets and queries are independent.
-    wider = math.hypot(1, limit_error / spread.standard_error) if spread.standard_error > 0 else 1.0
-    interval = dataclasses.replace(spread, deviations=spread.deviations * wider).interval(settings.confidence)
-    interval = dataclasses.replace(interval, standard_error=math.hypot(spread.standard_error, limit_error))
+        return Limit(**known, note=note)
+    interval = _interval_of_limit(traces, found, limit_error, settings, generator)
     return Limit(interval=interval, half_draws=draws * (1 / reliability - 1), limit_error=limit_error, **known)
 
 
@@ -146,26 +167,6 @@ def reliability_of(parts: Float[Tensor, "part query train"], *, equal_sizes: boo
     return count * shared / (1 + (count - 1) * shared)
 
 
-def _look(
-    query: Float[Tensor, "chain draw query"],
-    train: Float[Tensor, "chain draw train"],
-    estimate: Estimate,
-    truth: GroundTruth,
-    kept: Bool[Tensor, " draw"],
-    at_once: int,
-) -> _Found:
-    sizes = truth.masks.sum(dim=1)
-    equal_sizes = bool((sizes == sizes[0]).all())
-    scores = estimated_rows(query[:, kept], train[:, kept], estimate)
-    predicted, measured = predicted_and_measured(scores, truth.masks, truth.losses, at_once=at_once)
-    parts = [
-        estimated_rows(query[chains][:, draws], train[chains][:, draws], estimate).split(at_once)
-        for chains, draws in _independent_parts(query, kept)
-    ]
-    reliability = [reliability_of(torch.stack(block), equal_sizes=equal_sizes) for block in zip(*parts, strict=True)]
-    return _Found(lds=rank_correlation(predicted, measured), reliability=torch.cat(reliability))
-
-
 def _independent_parts(
     query: Float[Tensor, "chain draw query"], kept: Bool[Tensor, " draw"]
 ) -> list[tuple[slice, Int[Tensor, " kept_draw"]]]:
@@ -184,16 +185,11 @@ def _leave_out(draws: int) -> list[Bool[Tensor, " draw"]]:
     return [block_of != block for block in range(blocks)]
 
 
-def _spread_of_limit(
-    found: _Found,
-    scores: Rows,
-    truth: GroundTruth,
-    settings: EvaluationSettings,
-    generator: torch.Generator,
-    at_once: int,
-) -> Spread:
-    """Make the distribution of the limit over subsets and queries, for these draws."""
-    predicted, measured = predicted_and_measured(scores, truth.masks, truth.losses, at_once=at_once)
+def _interval_of_limit(
+    traces: _Traces, found: _Found, limit_error: float, settings: EvaluationSettings, generator: torch.Generator
+) -> Interval:
+    """Make the interval of the limit over subsets and queries for these draws, and widen it by the draws' error."""
+    predicted, measured = found.predicted, -traces.truth.losses.double()
     drawn = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
     weights = found.weights
     means = resampled_means(torch.stack([measured, predicted]), [(0, 1)], drawn, factors=weights)
@@ -203,16 +199,8 @@ def _spread_of_limit(
     # A ratio of two means, to first order in each query.
     limit = found.limit
     each = limit + (found.lds * weights - limit * squares) / squares[seen].mean()
-    return make_spread(each, both, subsets, num_subsets=len(measured))
-
-
-def _no_limit(note: str) -> Limit:
-    nothing = Interval(mean=math.nan, low=math.nan, high=math.nan, standard_error=math.nan)
-    return Limit(
-        interval=nothing,
-        half_draws=math.nan,
-        reliability=math.nan,
-        monte_carlo_error=math.nan,
-        limit_error=math.nan,
-        note=note,
-    )
+    spread = make_spread(each, both, subsets, num_subsets=len(measured))
+    # Errors over draws and over subsets and queries are independent.
+    wider = math.hypot(1, limit_error / spread.standard_error) if spread.standard_error > 0 else 1.0
+    interval = dataclasses.replace(spread, deviations=spread.deviations * wider).interval(settings.confidence)
+    return dataclasses.replace(interval, standard_error=math.hypot(spread.standard_error, limit_error))

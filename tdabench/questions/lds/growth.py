@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.intervals import Interval, make_spread
-from tdabench.evaluation.lds import GroundTruth, predicted_and_measured, rank_correlation
+from tdabench.evaluation.bootstrap import draw_resamples
+from tdabench.evaluation.intervals import resample_lds
+from tdabench.evaluation.lds import GroundTruth, predicted_and_measured
 from tdabench.evaluation.memory import bank_bytes, queries_at_once
 from tdabench.experiment.sections import EvaluationSettings
 from tdabench.storage.matrix import Rows
@@ -20,15 +21,6 @@ Estimate = Callable[[Tensor, Tensor], Tensor]
 FIRST, POINTS = 4, 10
 # Queries whose scores are made at once, without a limit: every time, the training examples' losses are centred anew.
 ESTIMATED_AT_ONCE = 512
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """The mean LDS that a user has who stops every chain after so many draws."""
-
-    draws: int
-    interval: Interval
-    nan_queries: int
 
 
 def choose_draws(draws: int) -> list[int]:
@@ -73,11 +65,11 @@ def measure_growth(
     settings: EvaluationSettings,
     *,
     generator: torch.Generator,
-) -> list[Point]:
+) -> list[dict[str, Any]]:
     """Measure the LDS of the first draws of every chain, at growing numbers of them.
 
     Every point has the same resamples of subsets and queries, so that the curve's points are paired, and the last one
-    is the method's own LDS and interval.
+    is the method's own LDS and interval: what a user has who stops every chain after so many draws.
 
     Args:
         query: Losses of the scored queries over the draws.
@@ -85,18 +77,21 @@ def measure_growth(
         estimate: ``(query, train) -> scores``, as the method makes them of its draws.
         truth: A bank, with the losses of these queries.
         generator: The stream of the bootstrap.
+
+    Returns:
+        For each point its ``draws``, ``mean``, ``low``, ``high``, ``standard_error`` and ``nan_queries``.
     """
     grid, at_once = choose_draws(query.shape[1]), estimates_at_once(query, train, truth, settings)
     scores = (estimated_rows(query[:, :end], train[:, :end], estimate) for end in grid)
     both = [predicted_and_measured(one, truth.masks, truth.losses, at_once=at_once) for one in scores]
-    measured = both[0][1]
+    measured, predicted = both[0][1], torch.stack([side for side, _ in both])
     drawn = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
-    sides = torch.stack([measured, *(predicted for predicted, _ in both)])
-    means = resampled_means(sides, [(0, place) for place in range(1, len(sides))], drawn)
-    points = []
-    for place, (draws, (predicted, _)) in enumerate(zip(grid, both, strict=True)):
-        lds = rank_correlation(predicted, measured)
-        spread = make_spread(lds, means.both[:, place], means.subsets[:, place], num_subsets=len(measured))
-        nan_queries = int(lds.isnan().sum())
-        points.append(Point(draws=draws, interval=spread.interval(settings.confidence), nan_queries=nan_queries))
-    return points
+    lds = resample_lds(predicted, measured, drawn)
+    return [
+        {
+            "draws": draws,
+            **dataclasses.asdict(lds.spread(place).interval(settings.confidence)),
+            "nan_queries": int(lds.per_query[place].isnan().sum()),
+        }
+        for place, draws in enumerate(grid)
+    ]

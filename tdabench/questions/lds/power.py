@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tdabench.evaluation.reliability import lds_ceiling
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.judge import compare_scores
+from tdabench.questions.lds.judge import judge_cell
 from tdabench.seeds import make_generator
 
 # A simulated pilot: large enough that its variances scale, several so that they are known to some 5 %.
@@ -40,6 +40,11 @@ class Pilot:
     over_queries: float
     over_subsets: float
     over_retrains: float
+
+    @property
+    def knows_noise(self) -> bool:
+        """Whether it can tell the models' noise from the subsets."""
+        return self.agreement is not None and self.agreement > 0
 
 
 def pilot_of(comparison: Mapping[str, Any], method: str | None, against: str | None) -> Pilot:
@@ -115,8 +120,8 @@ def simulate_pilot(
         generator = make_generator(seed, "pilot", index)
         scores, losses = _draw_bank(agreement, lds, queries, shared, query_spread, generator)
         masks = torch.eye(PILOT_SUBSETS, dtype=torch.bool)  # a score a subset: the prediction itself
-        comparison = compare_scores(scores, masks, losses, settings, num_scored=queries, seed=seed, place=(index, 0))
-        found.append(pilot_of(comparison, "first", "second" if paired else None))
+        judged = judge_cell(scores, masks, losses, settings, num_scored=queries, seed=seed, place=(index, 0))
+        found.append(pilot_of(judged["comparison"], "first", "second" if paired else None))
     means = {
         name: sum(getattr(pilot, name) for pilot in found) / PILOTS
         for name in ("lds", "over_queries", "over_subsets", "over_retrains")
@@ -171,34 +176,29 @@ def plan(
         raise ValueError(
             f"A plan needs at least 3 subsets, 1 retrain and 2 queries, got {min(subsets)}, {min(retrains)}, {queries}."
         )
-    if pilot.agreement is None or not pilot.agreement > 0:
-        retrains = [count for count in retrains if count == pilot.retrains]
-        if not retrains:
-            raise ValueError(
-                f"The pilot has {pilot.retrains} retrain(s) a subset and no agreement above 0, so that it can plan for "
-                "no other number: give --retrains so, or a pilot with 2."
-            )
-    rows = []
-    for count, models in itertools.product(subsets, retrains):
-        growth, noise = _scale(pilot, models)
-        variance = growth**2 * (
-            pilot.over_queries * pilot.queries / queries + pilot.over_subsets * pilot.subsets / count
+    if not pilot.knows_noise and pilot.retrains not in retrains:
+        raise ValueError(
+            f"The pilot has {pilot.retrains} retrain(s) a subset and no agreement above 0, so that it can plan for "
+            "no other number: give --retrains so, or a pilot with 2."
         )
-        if not math.isnan(pilot.over_retrains):
-            variance += pilot.over_retrains * noise * pilot.subsets / count
-        reach = float(stdtrit(min(count, queries) - 1, (1 + confidence) / 2)) * math.sqrt(variance)
-        ceiling = math.nan if pilot.agreement is None else lds_ceiling(pilot.agreement, models)
-        rows.append({"subsets": count, "retrains": models, "ceiling": ceiling, "lds": pilot.lds * growth,
-                     "half_width": reach, "models": count * models})  # fmt: skip
+    planned = retrains if pilot.knows_noise else [count for count in retrains if count == pilot.retrains]
+    rows = [_plan_one(pilot, *sizes, queries, confidence) for sizes in itertools.product(subsets, planned)]
     enough = [row for row in rows if row["half_width"] <= half_width]
     cheapest = min(enough, key=lambda row: (row["models"], row["half_width"]), default=None)
     return [{**row, "cheapest": row is cheapest} for row in rows]
 
 
-def _scale(pilot: Pilot, retrains: int) -> tuple[float, float]:
-    """Return what the LDS, and the variance from the models' noise, are multiplied by with other retrains."""
-    if pilot.agreement is None or not pilot.agreement > 0:
-        return 1.0, 1.0
-    planned, before = (lds_ceiling(pilot.agreement, count) for count in (retrains, pilot.retrains))
-    left = 1 - before**2
-    return planned / before, (1 - planned**2) / left if left > 0 else 1.0
+def _plan_one(pilot: Pilot, subsets: int, retrains: int, queries: int, confidence: float) -> dict[str, Any]:
+    ceiling = math.nan if pilot.agreement is None else lds_ceiling(pilot.agreement, retrains)
+    growth = noise = 1.0  # what the LDS and the variance from the models' noise are multiplied by
+    if pilot.knows_noise:
+        before = lds_ceiling(pilot.agreement, pilot.retrains)
+        growth, left = ceiling / before, 1 - before**2
+        noise = (1 - ceiling**2) / left if left > 0 else 1.0
+    over_queries, over_subsets = pilot.over_queries * pilot.queries / queries, pilot.over_subsets * pilot.subsets
+    variance = growth**2 * (over_queries + over_subsets / subsets)
+    if not math.isnan(pilot.over_retrains):
+        variance += pilot.over_retrains * noise * pilot.subsets / subsets
+    reach = float(stdtrit(min(subsets, queries) - 1, (1 + confidence) / 2)) * math.sqrt(variance)
+    return {"subsets": subsets, "retrains": retrains, "ceiling": ceiling, "lds": pilot.lds * growth,
+            "half_width": reach, "models": subsets * retrains}  # fmt: skip

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 
 from tdabench.bank.bank import Bank
-from tdabench.bank.shards import load_shards
-from tdabench.evaluation.evaluate import evaluate_scores
+from tdabench.bank.shards import check_recipe, load_shards
+from tdabench.evaluation.lds import GroundTruth, average_retrains
 from tdabench.experiment.read import Experiment
 from tdabench.planning.jobs import settle_bank
+from tdabench.questions.diagnostics.stage import load_traces
 from tdabench.questions.lds.agreement import compare_methods
-from tdabench.questions.lds.growth_stage import grow_from
-from tdabench.questions.lds.judge import compare_scores, mean_lds_of
+from tdabench.questions.lds.grow import grow_from
+from tdabench.questions.lds.judge import judge_cell, mean_lds_of
 from tdabench.seeds import make_generator
 from tdabench.storage.cell import Cell
 from tdabench.storage.matrix import Rows
@@ -31,57 +32,40 @@ def judge(experiment: Experiment, cell: Cell) -> None:
     statuses = {method: str(outcome) for method, outcome in outcomes.items()}
     scores = {method: open_matrices(files[method])["scores"] for method in files if outcomes[method].is_ok}
     num_scored = len(load_tensors(cell.split, ["query"])["query"])
-    inputs, content = [cell.split, *files.values()], {}
-    if experiment.bank is not None:
+    inputs, settings = [cell.split, *files.values()], experiment.evaluation
+    place = {"num_scored": num_scored, "seed": experiment.seed, "place": (cell.repeat, cell.train_size)}
+    if experiment.bank is None:
+        generator = make_generator(experiment.seed, "agreement", cell.repeat, cell.train_size)
+        some = len(scores) > 1
+        pairs = compare_methods(scores, settings, num_scored=num_scored, generator=generator) if some else []
+        content = {"agreement": {"pairs": pairs}}
+    else:
         paths = cell.bank(settle_bank(experiment, cell.root, cell.train_size).shards)
-        bank, varied = load_shards(paths), [cell.variations(method) for method in experiment.varied_methods]
-        place = {"seed": experiment.seed, "place": (cell.repeat, cell.train_size)}
+        bank = load_shards(paths)
+        check_recipe(bank, {method: records[method] for method in scores})
         variations = _variations(experiment, cell, scores, bank, num_scored)
-        compared = compare_scores(
-            scores,
-            bank.masks,
-            bank.loss,
-            experiment.evaluation,
-            num_scored=num_scored,
-            variations=variations,
-            **place,
-        )
-        content["lds"] = {method: _evaluate(experiment, cell, scores.get(method), bank, num_scored) for method in files}
+        content = judge_cell(scores, bank.masks, bank.loss, settings, variations=variations, **place)
+        content["lds"] = {method: content["lds"].get(method, {"mean": None}) for method in files}
         unsupported = {method: status for method, status in statuses.items() if method not in scores}
-        content["comparison"] = {**compared, "unsupported": unsupported, "seconds_per_model": _seconds_per_model(bank)}
-        content["growth"] = {method: grow_from(experiment, cell, method, bank, num_scored) for method in scores}
-        inputs += [*paths, *varied, *(path for method in scores if (path := cell.traces(method)).is_file())]
-    content["agreement"] = _agree(experiment, cell, scores, num_scored)
-    settings = {"evaluation": experiment.evaluation, "methods": list(experiment.methods)}
-    save_json(
-        cell.judgement,
-        {"statuses": statuses, **content},
-        make_record(settings, inputs=inputs, seed=experiment.seed),
+        content["comparison"] |= {"unsupported": unsupported, "seconds_per_model": _seconds_per_model(bank)}
+        truth = average_retrains(bank.masks, bank.loss)
+        content["growth"] = {method: _grow(experiment, cell, method, truth, place) for method in scores}
+        inputs += [*paths, *(cell.variations(method) for method in experiment.varied_methods)]
+        inputs += [path for method in scores if (path := cell.traces(method)).is_file()]
+    record = make_record(
+        {"evaluation": settings, "methods": list(experiment.methods)}, inputs=inputs, seed=experiment.seed
     )
+    save_json(cell.judgement, {"statuses": statuses, **content}, record)
 
 
-def _evaluate(experiment: Experiment, cell: Cell, scores: Rows | None, bank: Bank, num_scored: int) -> dict[str, Any]:
-    if scores is None:
-        return {"mean": None}
-    generator = make_generator(experiment.seed, "bootstrap", cell.repeat, cell.train_size)
-    settings = experiment.evaluation
-    return evaluate_scores(scores, bank.masks, bank.loss, settings, num_scored=num_scored, generator=generator)
-
-
-def _agree(experiment: Experiment, cell: Cell, scores: dict[str, Rows], num_scored: int) -> list[dict[str, Any]]:
-    """Return a row for every two methods."""
-    settings = experiment.evaluation
-    if len(scores) < 2:
-        return []
-    return compare_methods(
-        scores,
-        top=settings.top,
-        num_scored=num_scored,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        memory_gib=settings.memory_gib,
-        generator=make_generator(experiment.seed, "agreement", cell.repeat, cell.train_size),
-    )
+def _grow(experiment: Experiment, cell: Cell, method: str, truth: GroundTruth, place: dict[str, Any]) -> dict[str, Any]:
+    """Return how a method's LDS grows with its draws, from the traces that it kept; nothing is run again."""
+    path, scores = cell.traces(method), cell.scores(method)
+    if not path.is_file():
+        return {"status": f"no growth: {method} keeps no traces", "traces": False, "growth": False}
+    traces, markov = load_traces(path, scores), load_record(path).get("markov", True)
+    status, found = grow_from(traces, load_record(scores), truth, experiment.evaluation, markov=markov, **place)
+    return {"status": status, "traces": True, "growth": bool(found), **found}
 
 
 def _variations(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.evaluation.intervals import Interval
+from tdabench.evaluation.intervals import NO_INTERVAL, Interval
 from tdabench.experiment.sections import EvaluationSettings
 
 
@@ -61,12 +61,10 @@ def evaluate_removal(
         retrain in which both arms converged), ``diverged`` (retrains of a query in which an arm diverged), ``overlap``.
     """
     per_query = effects.chosen.nanmean(dim=1)
-    interval = query_interval(per_query, settings, generator=generator)
+    interval = dataclasses.asdict(query_interval(per_query, settings, generator=generator))
     return {
-        "effect": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "standard_error": interval.standard_error,
+        "effect": interval.pop("mean"),
+        **interval,
         "effect_random": effects.matched.nanmean(dim=1).nanmean().item(),
         "queries": int(per_query.isfinite().sum()),
         "overlap": effects.overlap.mean().item(),
@@ -109,7 +107,7 @@ def query_interval(
     values = per_query[per_query.isfinite()].double()
     count, mean = len(values), values.mean().item()
     if count < 2:
-        return Interval(mean=mean, low=math.nan, high=math.nan, standard_error=math.nan)
+        return dataclasses.replace(NO_INTERVAL, mean=mean)
     chosen = torch.randint(count, (settings.resamples, count), generator=generator)
     deviations = (values[chosen].mean(dim=1) - mean) * math.sqrt(count / (count - 1))
     tail = (1 - settings.confidence) / 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Sequence
 
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
@@ -74,9 +75,9 @@ def fit_power_law(sizes: Sequence[float], costs: Sequence[float], *, confidence:
     points = _mean_by([(math.log(size), math.log(cost)) for size, cost in known])
     if len(points) < 2:
         return None
-    across, up = _mean([x for x, _ in points]), _mean([y for _, y in points])
+    across = statistics.fmean(x for x, _ in points)
     squares = sum((x - across) ** 2 for x, _ in points)
-    exponent = sum((x - across) * (y - up) for x, y in points) / squares
+    exponent, up = statistics.linear_regression([x - across for x, _ in points], [y for _, y in points])
     freedom = len(points) - 2
     misfit = sum((y - up - exponent * (x - across)) ** 2 for x, y in points)
     residual = math.sqrt(misfit / freedom) if freedom else math.nan
@@ -116,9 +117,8 @@ def fit_line(queries: Sequence[int], costs: Sequence[float]) -> Line | None:
     points = _mean_by([(float(count), cost) for count, cost in known if not math.isnan(cost)])
     if len(points) < 2:
         return None
-    across, up = _mean([x for x, _ in points]), _mean([y for _, y in points])
-    slope = sum((x - across) * (y - up) for x, y in points) / sum((x - across) ** 2 for x, _ in points)
-    return Line(once=up - slope * across, per_query=slope)
+    slope, once = statistics.linear_regression(*zip(*points, strict=True))
+    return Line(once=once, per_query=slope)
 
 
 def predict_break_even(fitted: Line, other: Line) -> float:
@@ -157,13 +157,8 @@ def find_break_even(
 
 def _mean_by(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the mean of the second entries for each first entry, in ascending order."""
-    return [
-        (key, _mean([value for other, value in pairs if other == key])) for key in sorted({key for key, _ in pairs})
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    keys = sorted({key for key, _ in pairs})
+    return [(key, statistics.fmean(value for other, value in pairs if other == key)) for key in keys]
 
 
 def _quantile(points: int, confidence: float) -> float:

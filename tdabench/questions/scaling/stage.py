@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tdabench.examples import Examples, inputs_of, num_examples, take
 from tdabench.experiment.components import Component, instantiate
+from tdabench.experiment.derived import model_at
+from tdabench.experiment.grids import ScalingSettings
 from tdabench.experiment.read import Experiment
-from tdabench.experiment.scaling import ScalingSettings, model_at
 from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.runtime.machine import Machine

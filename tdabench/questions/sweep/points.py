@@ -11,57 +11,37 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
-from tdabench.evaluation.bootstrap import draw_resamples, resampled_means
-from tdabench.evaluation.intervals import Spread, make_spread
-from tdabench.evaluation.lds import average_retrains, predicted_and_measured, rank_correlation
+from tdabench.evaluation.bootstrap import draw_resamples
+from tdabench.evaluation.intervals import ResampledLDS, Spread, resample_lds
+from tdabench.evaluation.lds import average_retrains, predicted_and_measured
 from tdabench.experiment.sections import EvaluationSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The points of one repeat on the same resamples; those without scores are not among them.
-
-    Attributes:
-        both: Mean LDS with subsets and queries resampled.
-        subsets: The same with the subsets alone resampled.
-    """
+    """The points of one repeat on the same resamples; those without scores are not among them."""
 
     names: tuple[str, ...]
-    per_query: Float[Tensor, "point query"]
-    both: Float[Tensor, "resample point"]
-    subsets: Float[Tensor, "resample point"]
-    num_subsets: int
+    lds: ResampledLDS
 
     def describe(self, confidence: float) -> dict[str, dict[str, Any]]:
         """Return each point's ``tuning_lds`` with interval, ``standard_error`` and ``tuning_queries``, by its name."""
         rows = {}
         for place, name in enumerate(self.names):
-            interval = self._spread(self.per_query[place], self.both[:, place], self.subsets[:, place]).interval(
-                confidence
-            )
-            rows[name] = {
-                "tuning_lds": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-                "standard_error": interval.standard_error,
-                "tuning_queries": self.per_query.shape[1],
-            }
+            numbers = dataclasses.asdict(self.lds.spread(place).interval(confidence))
+            mean, queries = numbers.pop("mean"), self.lds.per_query.shape[1]
+            rows[name] = {"tuning_lds": mean, **numbers, "tuning_queries": queries}
         return rows
 
     def mean(self, name: str) -> float:
         """Return the mean LDS of a point; NaN if it has none."""
         if name not in self.names:
             return math.nan
-        return self.per_query[self.names.index(name)].nanmean().item()
+        return self.lds.per_query[self.names.index(name)].nanmean().item()
 
     def difference(self, first: str, second: str) -> Spread:
         """Return how much higher the LDS of the first point is, paired."""
-        a, b = self.names.index(first), self.names.index(second)
-        parts = (self.per_query[a] - self.per_query[b], *(x[:, a] - x[:, b] for x in (self.both, self.subsets)))
-        return self._spread(*parts)
-
-    def _spread(self, per_query: Tensor, both: Tensor, subsets: Tensor) -> Spread:
-        return make_spread(per_query, both, subsets, num_subsets=self.num_subsets)
+        return self.lds.spread(self.names.index(first), self.names.index(second))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,15 +83,7 @@ def judge_points(
     sides = [predicted_and_measured(values, truth.masks, truth.losses) for values in scores.values()]
     measured, predicted = sides[0][1], torch.stack([side for side, _ in sides])
     resamples = draw_resamples(*measured.shape, resamples=settings.resamples, generator=generator)
-    columns = [(0, 1 + place) for place in range(len(predicted))]
-    means = resampled_means(torch.cat([measured[None], predicted]), columns, resamples)
-    return Judgement(
-        names=tuple(scores),
-        per_query=torch.stack([rank_correlation(side, measured) for side in predicted]),
-        both=means.both,
-        subsets=means.subsets,
-        num_subsets=len(measured),
-    )
+    return Judgement(names=tuple(scores), lds=resample_lds(predicted, measured, resamples))
 
 
 def choose_point(judgements: Sequence[Judgement], confidence: float) -> Choice | None:

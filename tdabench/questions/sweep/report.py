@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from tdabench.drawing.tables import write_csv
 from tdabench.experiment.read import Experiment
+from tdabench.experiment.yaml_file import write_yaml
 from tdabench.questions.sweep.figures import plot_sweep_lds, plot_sweep_traces
 from tdabench.report.files import write_figures
 from tdabench.report.repeats import add_rows_over_repeats
@@ -85,7 +85,7 @@ def describe_choice(experiment: Experiment, size: int, choice: Any, table: pd.Da
     settings = sweep.points[choice.best]
     component = experiment.methods[sweep.method]
     whole = {sweep.method: {"attributor": component.path, **component.settings, **settings}}
-    lines = yaml.safe_dump(whole, sort_keys=False, width=100).rstrip()
+    lines = write_yaml(whole).rstrip()
     row = rows[rows["point"] == choice.best].iloc[0]
     text = (
         f"{sweep.method} at n = {size:,}: best of {len(rows)} points is {choice.best}, with a tuning LDS of "

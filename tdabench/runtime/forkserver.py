@@ -29,20 +29,24 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-VARIABLE = "TDABENCH_FORKSERVER"
+from tdabench.runtime.forked import STANDARD, STATUS_BYTES, VARIABLE, interpreter, receive
+
 # What most jobs import; nothing of this package, and nothing that starts a thread (pandas does). The first before any
 # job is begun, the others while none is asked for.
-PRELOADED = ("torch", "safetensors.torch", "scipy.special", "yaml", "kronfluence.analyzer", "scipy.stats")
+PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "safetensors.torch",
+    "scipy.special",
+    "pydantic",
+    "ruamel.yaml",
+    "kronfluence.analyzer",
+    "scipy.stats",
+)
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STATUS_BYTES = 4
-STANDARD = (0, 1, 2)
-# Stages that a fork would measure wrongly: it has imported what others would have to.
-ALONE = {"measure", "plan"}
 KILLED_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -91,104 +95,6 @@ def _can_watch() -> bool:
     except (AttributeError, OSError):
         return False
     return True
-
-
-# The side of the command
-
-
-def run_in_fork(arguments: Sequence[str]) -> int | None:
-    """Have a command run by the server of this run; return its exit status, or None where it must be run here.
-
-    A signal to this process goes to the job; if a signal ended the job, it ends this process too.
-    """
-    owner, _, address = os.environ.get(VARIABLE, "").partition(":")
-    if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1":
-        return None
-    if not ALONE.isdisjoint(arguments[:1]) or not (_has_standard_files() and _descends_from(int(owner))):
-        return None
-    request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
-    content = json.dumps({**request, "interpreter": _interpreter()}).encode()
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(address)
-            socket.send_fds(connection, [len(content).to_bytes(8, "big")], STANDARD)
-            connection.sendall(content)
-        except OSError:
-            return None
-        try:
-            with _passed_on(connection):
-                code = int.from_bytes(_receive(connection, STATUS_BYTES), "big", signed=True)
-        except OSError:  # it could not be served
-            return None
-    if code < 0:
-        with contextlib.suppress(OSError):  # SIGKILL has no other
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    return code
-
-
-@contextlib.contextmanager
-def _passed_on(connection: socket.socket) -> Iterator[None]:
-    """Pass the signals that this process gets on, to the job at the other side."""
-
-    def pass_on(number: int, _: Any) -> None:
-        with contextlib.suppress(OSError):  # the job has ended
-            connection.send(bytes([number]))
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, pass_on)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _has_standard_files() -> bool:
-    """Say whether input, output and error are open; the number of one that is not would be another file's."""
-    try:
-        return all(os.fstat(descriptor) for descriptor in STANDARD)
-    except OSError:
-        return False
-
-
-def _descends_from(ancestor: int) -> bool:
-    """Say whether this process was started by another, or by one that it started."""
-    process = os.getppid()
-    while process > 1 and process != ancestor:
-        try:
-            stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return False
-        process = int(stat.rpartition(")")[2].split()[1])
-    return process == ancestor
-
-
-def _interpreter() -> list[Any]:
-    """Say which Python this is, and what it was told: one in a container is another."""
-    found = os.stat(sys.executable)
-    told = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_"))}
-    return [sys.prefix, found.st_dev, found.st_ino, found.st_mtime_ns, told]
-
-
-def _receive(connection: socket.socket, count: int) -> bytes:
-    """Receive so many bytes.
-
-    Raises:
-        ConnectionError: If the other side ends before.
-    """
-    found = b""
-    while len(found) < count:
-        part = connection.recv(count - len(found))
-        if not part:
-            raise ConnectionError(f"The other side ended after {len(found)} of {count} bytes.")
-        found += part
-    return found
-
-
-# The side of the server
 
 
 def main() -> None:
@@ -258,10 +164,10 @@ class _Server:
         request, descriptors = None, []
         with contextlib.suppress(OSError, ValueError):  # the command has ended meanwhile
             length, descriptors, _, _ = socket.recv_fds(connection, 8, len(STANDARD))
-            request = json.loads(_receive(connection, int.from_bytes(length, "big")))
+            request = json.loads(receive(connection, int.from_bytes(length, "big")))
         process, server = None, os.getpid()
         with contextlib.suppress(OSError):  # no room for another process
-            if request is not None and len(descriptors) == len(STANDARD) and request["interpreter"] == _interpreter():
+            if request is not None and len(descriptors) == len(STANDARD) and request["interpreter"] == interpreter():
                 gc.freeze()  # what is the server's is not a job's to look through
                 process = os.fork()
         if process is not None:
@@ -340,9 +246,7 @@ def _run(job: _Job, before: set[str]) -> NoReturn:
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.seed()
         sys.modules["numpy"].random.seed()
-    from tdabench.cli import run
-
-    status = run(arguments)
+    status = importlib.import_module("tdabench.cli").run(arguments)
     # The interpreter's own end, without taking apart what was imported: that takes longer than many a job.
     threading._shutdown()
     atexit._run_exitfuncs()

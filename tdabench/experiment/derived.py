@@ -1,0 +1,42 @@
+"""Components that follow from an experiment: the model at each size, the swept method at each point."""
+
+from tdabench.experiment.components import Component
+from tdabench.experiment.read import Experiment
+
+
+def model_at(experiment: Experiment, size: str) -> Component:
+    """Return the model at a size, whether it is run or predicted.
+
+    Raises:
+        ValueError: If the experiment has no such size.
+    """
+    scaling = experiment.scaling
+    sizes = {str(one): one for one in (*scaling.sizes, *scaling.predict)} if scaling else {}
+    if size not in sizes:
+        raise ValueError(f"{experiment.name} has no size {size!r}; there are {', '.join(sizes) or 'none'}.")
+    settings = {**experiment.model.settings, scaling.setting: sizes[size]}
+    return Component(path=experiment.model.path, settings=settings)
+
+
+def models_of(experiment: Experiment) -> dict[str, Component]:
+    """Return every model of an experiment, by its place in the file."""
+    if experiment.scaling is None:
+        return {"model": experiment.model}
+    names = (*experiment.scaling.names, *map(str, experiment.scaling.predict))
+    own = {"model": experiment.model} if experiment.is_scored else {}
+    return {**own, **{f"model at the size {name}": model_at(experiment, name) for name in names}}
+
+
+def component_at(experiment: Experiment, point: str) -> Component:
+    """Return the swept method with the settings of a point.
+
+    Raises:
+        ValueError: If the experiment has no sweep, or no such point.
+    """
+    if experiment.sweep is None:
+        raise ValueError(f"{experiment.name} sweeps no settings: give it the key sweep.")
+    points = experiment.sweep.points
+    if point not in points:
+        raise ValueError(f"The sweep of {experiment.name} has no point {point!r}; the first is {next(iter(points))!r}.")
+    method = experiment.methods[experiment.sweep.method]
+    return Component(path=method.path, settings={**method.settings, **points[point]})
