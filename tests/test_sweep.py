@@ -99,7 +99,7 @@ def test_values_that_differ_in_their_last_digits_have_different_names():
         ({"strategy": ["a b"]}, r"sweep\.grid\.strategy may hold .* of letters, digits and _\.\+-, got 'a b'"),
         ({"a/b": [1]}, r"sweep\.grid needs names of settings, got 'a/b'"),
         ({"3": [1]}, r"sweep\.grid needs names of settings, got '3'"),
-        ([1], r"sweep\.grid must be of type dict, got \[1\]"),
+        ([1], r"sweep\.grid must be a mapping of keys to values, got \[1\]"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(tmp_path, grid, message):

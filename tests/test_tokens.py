@@ -12,6 +12,7 @@ import yaml
 
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.questions.tokens.stage import choose_top
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_record, load_tensors, save_tensors, save_text
@@ -198,7 +199,7 @@ def test_a_change_of_the_section_concerns_that_stage_alone(tmp_path, monkeypatch
     for experiment in (EXPERIMENT, {**EXPERIMENT, section: {**EXPERIMENT[section], key: value}}):
         _write(experiment)
         read = load_experiment("experiments/tiny.yaml")
-        settings.append({stage: read.stage_settings(stage, "bif") for stage in ("tokens", "attribute", "retrain")})
+        settings.append({stage: stage_settings(read, stage, "bif") for stage in ("tokens", "attribute", "retrain")})
 
     assert {stage for stage in settings[0] if settings[0][stage] != settings[1][stage]} == concerned
 
