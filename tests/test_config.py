@@ -32,10 +32,7 @@ from tdabench.experiment.yaml_file import read_yaml, write_yaml
 from tdabench.storage.records import load_record, save_json
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = (
-    "dataset", "split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "compare", "agree", "properties",
-    "diagnose", "grow", "report",
-)  # fmt: skip
+STAGES = ("dataset", "split", "train", "retrain", "sample", "attribute", "vary", "judge", "properties", "report")
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
     "repeats": 2,
@@ -567,13 +564,7 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (
-            ("seed", 4),
-            {
-                *("split", "train", "retrain", "sample", "attribute", "vary", "evaluate", "grow", "compare", "agree"),
-                "properties",
-            },
-        ),
+        (("seed", 4), set(STAGES) - {"dataset", "report"}),
         (("repeats", 3), {"report"}),
         (("checkpoints", 3), {"properties"}),
         (("data", "source", "tdabench.data.cifar10:CIFAR10"), {"dataset", "split"}),
@@ -586,12 +577,12 @@ def test_a_file_of_any_text_gives_a_value_error(tmp_path, text):
         (("training", "epochs", 3), {"train", "retrain"}),
         (("bank", "fraction", 0.4), {"retrain"}),
         (("methods", "gradsim", "damping", 0.1), {"sample", "attribute", "vary", "properties"}),
-        (("evaluation", "confidence", 0.8), {"evaluate", "grow", "compare", "agree"}),
-        (("evaluation", "top", 5), {"agree"}),
+        (("evaluation", "confidence", 0.8), {"judge"}),
+        (("evaluation", "top", 5), {"judge"}),
         (("evaluation", "memory_gib", 4), set()),
         (("variance", "runs", 2), {"vary"}),
         (("variance", "checkpoints", 1), {"vary"}),
-        (("variance", "methods", None), {"compare"}),
+        (("variance", "methods", None), {"judge"}),
     ],
 )
 def test_a_change_concerns_exactly_the_stages_whose_result_depends_on_it(tmp_path, change, concerned):

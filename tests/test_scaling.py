@@ -13,10 +13,11 @@ from tdabench import cli
 from tdabench.experiment.derived import model_at, models_of
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.slices import stage_settings
-from tdabench.questions.scaling import stage as stages_scaling
+from tdabench.questions.scaling import stage as scaling_stage
 from tdabench.runtime.limits import Outcome, run_limited
 from tdabench.storage.records import load_json
 
+pytestmark = pytest.mark.timeout(600)
 SIZES = ["4", "8", "16"]
 EXPERIMENT: dict[str, Any] = {
     "seed": 3,
@@ -198,6 +199,10 @@ def test_a_size_that_there_is_not_is_named(tmp_path):
 # The stages, one after the other as the workflow runs them
 
 
+def _run(stage, folder, *arguments, **changes):
+    assert cli.main([stage, str(_write(folder, **changes)), *arguments]) == 0
+
+
 def _run_here(function, *arguments, seconds, memory_bytes):
     return Outcome(status="ok", value=function(*arguments))
 
@@ -211,29 +216,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[1]}")
-        results = Path("results/tiny")
-        data = ["--dataset", str(results / "dataset.safetensors")]
-        assert cli.main(["dataset", str(_write(folder)), "--output", data[1]]) == 0
-        split = ["--split", str(results / "0/split.safetensors")]
-        assert cli.main(["split", str(_write(folder)), "--repeat", "0", *data, "--output", split[1]]) == 0
+        _run("dataset", folder)
+        _run("split", folder, "--repeat", "0")
         for method, size in [*((method, size) for method in ("bif", "fitted") for size in SIZES),
                              ("greedy", "4"), ("greedy", "8"), ("slow", "4"), ("slow", "16")]:  # fmt: skip
             # A fresh process takes seconds to import torch: only those that end for lack of something, and one other.
             apart = (method, size) in (("fitted", "16"), ("greedy", "8"), ("slow", "16"))
-            patch.setattr(stages_scaling, "run_limited", run_limited if apart else _run_here)
-            path = _write(folder, scaling={"minutes": 0.05} if (method, size) == ("slow", "16") else {})
-            which = ["--method", method, "--size", size, *data, *split]
-            assert cli.main(["scale", str(path), *which, "--output", str(results / f"scale/{method}-{size}.json")]) == 0
+            patch.setattr(scaling_stage, "run_limited", run_limited if apart else _run_here)
+            changes = {"scaling": {"minutes": 0.05}} if (method, size) == ("slow", "16") else {}
+            _run("scale", folder, "--method", method, "--size", size, **changes)
         for method, size in (("greedy", "16"), ("slow", "8")):  # as the others that are out of something
             other = {"greedy": "8", "slow": "16"}[method]
-            content = load_json(results / f"scale/{method}-{other}.json")
-            (results / f"scale/{method}-{size}.json").write_text(json.dumps({**content, "size": size}))
-        assert cli.main(["project", str(_write(folder)), *data, "--output", str(results)]) == 0
-        assert cli.main(["report", str(_write(folder)), "--output", str(results)]) == 0
+            content = load_json(folder / f"results/tiny/scale/{method}-{other}.json")
+            (folder / f"results/tiny/scale/{method}-{size}.json").write_text(json.dumps({**content, "size": size}))
+        _run("project", folder)
+        _run("report", folder)
     return folder / "results/tiny"
 
 
-@pytest.mark.timeout(600)
 def test_the_table_has_a_row_for_every_run_and_phase_with_what_it_cost(place):
     table = pd.read_csv(place / "tables/scaling.csv", dtype={"size": str})
 
@@ -257,7 +257,6 @@ def test_the_table_has_a_row_for_every_run_and_phase_with_what_it_cost(place):
     }
 
 
-@pytest.mark.timeout(600)
 def test_parameters_are_all_of_them_and_those_that_a_method_looks_at(place):
     table = pd.read_csv(place / "tables/scaling.csv", dtype={"size": str})
 
@@ -267,7 +266,6 @@ def test_parameters_are_all_of_them_and_those_that_a_method_looks_at(place):
     assert counts.loc["bif", "tracked_parameters"] < counts.loc["bif", "parameters"]
 
 
-@pytest.mark.timeout(600)
 def test_a_run_that_is_out_of_time_or_memory_is_a_row_that_says_so(place):
     table = pd.read_csv(place / "tables/scaling.csv", dtype={"size": str})
 
@@ -281,7 +279,6 @@ def test_a_run_that_is_out_of_time_or_memory_is_a_row_that_says_so(place):
     assert not list((place / "scale").glob(".workspace*"))
 
 
-@pytest.mark.timeout(600)
 def test_what_was_not_run_is_predicted_and_the_largest_measured_size_is_held_out(place):
     fits = pd.read_csv(place / "tables/scaling_fits.csv", dtype={"held_out": str})
     predictions = pd.read_csv(place / "tables/scaling_predictions.csv", dtype={"size": str})
@@ -296,7 +293,6 @@ def test_what_was_not_run_is_predicted_and_the_largest_measured_size_is_held_out
     assert not set(predictions["method"]) & {"greedy", "slow"}
 
 
-@pytest.mark.timeout(600)
 def test_the_break_even_is_measured_for_the_draws_that_were_made_and_predicted_for_others(place):
     table = pd.read_csv(place / "tables/break_even.csv", dtype={"size": str})
 
@@ -307,7 +303,6 @@ def test_the_break_even_is_measured_for_the_draws_that_were_made_and_predicted_f
     assert rows["low"].notna().tolist() == [True, False]
 
 
-@pytest.mark.timeout(600)
 def test_page_and_figures_are_there(place):
     page = (place / "report.html").read_text()
 

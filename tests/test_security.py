@@ -13,6 +13,7 @@ import torch
 from test_config import EXPERIMENT, _changed, _write
 
 from tdabench.experiment.read import load_experiment
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.records import (
     create_mapped_tensor,
@@ -281,16 +282,15 @@ def test_scratch_on_disk_follows_no_link_either(here):
 
 
 def test_a_workspace_that_is_a_link_out_of_results_is_neither_emptied_nor_used(here):
-    from argparse import Namespace
+    from tdabench.stages.attribution import make_workspace
 
-    from tdabench.stages.attribution import _make_workspace
-
+    cell = Cell(Path("results/tiny"), 0, 100)
     (here.parent / "outside" / "precious").write_text("precious")
-    Path("results/tiny/workspace").mkdir(parents=True)
-    Path("results/tiny/workspace/bif").symlink_to(here.parent / "outside")
+    cell.workspace("bif").parent.mkdir(parents=True)
+    cell.workspace("bif").symlink_to(here.parent / "outside")
 
     with pytest.raises(ValueError, match="workspace/bif/scores leads out of results/"):
-        _make_workspace(Namespace(output=Path("results/tiny/scores/bif.safetensors")), "bif")
+        make_workspace(cell, "bif")
 
     assert (here.parent / "outside" / "precious").read_text() == "precious"
     check_place("elsewhere/scores")

@@ -10,8 +10,8 @@ rule calibrate:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/calibrate-{method}.log",
     resources:
-        gpu=1,
         **needs_of("calibrate"),
+        gpu=1,
     params:
         settings=settings_of("calibrate"),
     shell:
@@ -29,8 +29,8 @@ rule sample:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/sample-{method}-{chain}.log",
     resources:
-        gpu=1,
         **needs_of("sample"),
+        gpu=1,
     params:
         settings=settings_of("sample"),
     shell:
@@ -52,8 +52,8 @@ rule attribute:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/attribute-{method}.log",
     resources:
-        gpu=gpus_of,
         **needs_of("attribute"),
+        gpu=gpus_of,
     params:
         settings=settings_of("attribute"),
     shell:
@@ -71,8 +71,8 @@ rule vary:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/vary-{method}.log",
     resources:
-        gpu=gpus_of,
         **needs_of("vary"),
+        gpu=gpus_of,
     params:
         settings=settings_of("vary"),
     shell:

@@ -32,8 +32,8 @@ rule keep:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/keep.log",
     resources:
-        gpu=1,
         **needs_of("keep"),
+        gpu=1,
     params:
         settings=settings_of("keep"),
     shell:
@@ -50,8 +50,8 @@ rule remove:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/remove-{method}.log",
     resources:
-        gpu=1,
         **needs_of("remove"),
+        gpu=1,
     params:
         settings=settings_of("remove"),
     shell:
@@ -104,8 +104,8 @@ rule sweep:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/sweep-{point}.log",
     resources:
-        gpu=1,
         **needs_of("sweep"),
+        gpu=1,
     params:
         settings=settings_of("sweep"),
     shell:
@@ -142,8 +142,8 @@ rule tokens:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/tokens-{method}.log",
     resources:
-        gpu=gpus_of,
         **needs_of("tokens"),
+        gpu=gpus_of,
     params:
         settings=settings_of("tokens"),
     shell:
@@ -182,8 +182,8 @@ rule scale:
     log:
         "results/{experiment}/logs/scale-{method}-{size}.log",
     resources:
-        gpu=gpus_of,
         **scaling_needs_of(),
+        gpu=gpus_of,
     params:
         settings=settings_of("scale"),
     shell:
@@ -218,6 +218,10 @@ rule report:
         ),
         judgements=every(
             "results/{experiment}/{repeat}/{train_size}/judgement.json",
+            when=lambda experiment: experiment.is_scored,
+        ),
+        diagnoses=every(
+            "results/{experiment}/{repeat}/{train_size}/diagnose/{method}.json",
             when=lambda experiment: experiment.is_scored,
         ),
         properties=every(

@@ -27,8 +27,8 @@ checkpoint measure:
     log:
         "results/{experiment}/logs/measure.log",
     resources:
-        gpu=1,
         **needs_of("measure"),
+        gpu=1,
     params:
         settings=settings_of("measure"),
     shell:
@@ -44,8 +44,8 @@ rule pretrain:
     log:
         "results/{experiment}/logs/pretrain.log",
     resources:
-        gpu=1,
         **needs_of("pretrain"),
+        gpu=1,
     params:
         settings=settings_of("pretrain"),
     shell:
@@ -76,8 +76,8 @@ rule train:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/train-{checkpoint}.log",
     resources:
-        gpu=1,
         **needs_of("train"),
+        gpu=1,
     params:
         settings=settings_of("train"),
     shell:
@@ -93,8 +93,8 @@ rule retrain:
     log:
         "results/{experiment}/{repeat}/{train_size}/logs/retrain-{shard}.log",
     resources:
-        gpu=1,
         **needs_of("retrain"),
+        gpu=1,
     params:
         settings=settings_of("retrain", checkpoints.measure),
     shell:
