@@ -11,7 +11,7 @@ import torch
 
 from tdabench import cli
 from tdabench.planning.settings import hash_settings
-from tdabench.stages import STAGES
+from tdabench.stages import STAGES, command_line
 from tdabench.stages.bench import load_data
 from tdabench.storage.records import make_record, save_tensors
 
@@ -86,12 +86,12 @@ def test_every_stage_has_help_that_explains_all_that_it_takes(capsys, stage):
 
     assert stop.value.code == 0
     assert f"usage: tdabench {stage}" in capsys.readouterr().out
-    parser = cli.make_parser(stage, cli.load_stage(stage))
+    parser = command_line.make_parser(stage, command_line.load_stage(stage))
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
 def test_a_signature_becomes_a_command_line():
-    parser = cli.make_parser("check", cli.load_stage("check"))
+    parser = command_line.make_parser("check", command_line.load_stage("check"))
 
     parsed = parser.parse_args(["a:B", "--set", "x=1", "y=2", "--text", "--set", "z=3"])
 
@@ -112,7 +112,7 @@ def test_a_text_of_several_lines_explains_one_argument():
             ValueError: never.
         """
 
-    assert cli._explanations(stage) == {"first": "one thing, of 5%%", "second": "another"}
+    assert command_line._explanations(stage) == {"first": "one thing, of 5%%", "second": "another"}
 
 
 def test_methods_lists_the_built_in_ones(capsys):
@@ -241,7 +241,7 @@ def test_what_the_files_show_to_be_wrong_is_one_line_too(capsys, loaded):
 def test_a_job_runs_with_the_settings_that_were_planned_and_with_no_others(capsys, here, stage, options, edit):
     found = {name: options[name] for name in ("method", "train_size") if name in options}
     _write(re.sub(r"(?m)^evaluation:.*\n", "", DIGITS))
-    planned = hash_settings(cli.find_experiment("tiny"), stage, **found)
+    planned = hash_settings(command_line.find_experiment("tiny"), stage, **found)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
     # An edit that does not concern the job, then one that does.
@@ -372,7 +372,7 @@ def test_a_setting_that_is_no_yaml_shows_the_place(capsys, here):
 
     error = capsys.readouterr().err
     assert status == 1
-    assert error.startswith("tdabench check: 'scale=[1' is not valid YAML: while parsing a flow sequence")
+    assert error.startswith("tdabench check: 'scale=[1' is not valid YAML: line 1, column 3: ")
     assert "Traceback" not in error
 
 

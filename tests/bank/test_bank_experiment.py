@@ -78,7 +78,8 @@ def made(tmp_path_factory) -> Path:
         for shard in range(2):
             _run("retrain", "mine", *PLACE, "--shard", str(shard))
         scores = torch.randn(25, 60, generator=torch.Generator().manual_seed(0))
-        save_tensors(MINE.scores("random"), {"scores": scores}, {"status": "ok"})
+        record = {"status": "ok", "settings": load_record(SHARDS[0])["settings"]}
+        save_tensors(MINE.scores("random"), {"scores": scores}, record)
         _run("judge", "mine", *PLACE)
         _run("bank", "export", *SHARDS, "--output", "bank.safetensors")
     sys.modules.pop("plug_in")  # it would hide the ones of other folders
@@ -169,7 +170,7 @@ def test_a_bank_is_shown_with_its_agreement_ceiling_and_settings(here, capsys):
         (lambda: shutil.copy(SHARDS[0], f"{CELL}/bank/2.safetensors"), [*SHARDS, f"{CELL}/bank/2.safetensors"],
          "There are 2 shards, from 0, and .*2.safetensors is none of them"),
         (lambda: shutil.copy(f"{CELL}/scores/random.safetensors", SHARDS[1]), SHARDS,
-         "1.safetensors is no shard of a bank .its record has no settings.: give files of `retrain`"),
+         "1.safetensors is no shard of a bank .its record has no bank.: give files of `retrain`"),
         (lambda: shutil.copy(SHARDS[1], SHARDS[0]), SHARDS, "0.safetensors has 3 subsets; shard 0 has 2"),
         (lambda: _change(SHARDS[1], lambda r: r["settings"]["training"].update(epochs=2)), SHARDS,
          "don't belong together: settings.training.epochs is 1 in one and 2 in the other"),
@@ -222,9 +223,11 @@ def _drop_margin(path: str) -> None:
         (lambda: _change(SHARDS[1], lambda r: r.update(seed=1)), "don't belong together: seed is 0 in one and 1 in"),
         (lambda: _change(SHARDS[1], lambda r: r.pop("stream")), "1.safetensors is no shard .*has no stream"),
         (lambda: Path(SHARDS[1]).unlink(), "no result file .*1.safetensors"),
+        (lambda: _change(str(MINE.scores("random")), lambda r: r["settings"]["training"].update(epochs=2)),
+         "The bank and the scores of random are of two recipes: training.epochs is 1 in the bank and 2 in the scores"),
     ],
 )  # fmt: skip
-def test_shards_of_two_recipes_are_judged_no_more_than_exported(here, capsys, spoil, message):
+def test_what_is_of_two_recipes_is_not_judged(here, capsys, spoil, message):
     MINE.judgement.unlink()
     spoil()
     capsys.readouterr()
