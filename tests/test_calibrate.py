@@ -12,6 +12,7 @@ import torch
 
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_tensors
 
@@ -164,7 +165,7 @@ def test_a_change_of_settings_concerns_the_calibration_only_where_it_matters(her
         changed = load_experiment("experiments/tiny.yaml")
         stages = ("train", "retrain", "attribute", "sample", "calibrate", "vary", "properties", "judge")
         assert {
-            stage for stage in stages if changed.stage_settings(stage, "bif") != plain.stage_settings(stage, "bif")
+            stage for stage in stages if stage_settings(changed, stage, "bif") != stage_settings(plain, stage, "bif")
         } == expected
 
 

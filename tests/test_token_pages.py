@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tdabench.experiment.tokens import TokenSettings
+from tdabench.experiment.sections import TokenSettings
 
 from tdabench.experiment.read import load_experiment
 from tdabench.questions.tokens.stage import pages

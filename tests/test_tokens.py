@@ -12,6 +12,7 @@ import yaml
 
 from tdabench import cli
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.slices import stage_settings
 from tdabench.questions.tokens.stage import choose_top
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_record, load_tensors, save_tensors, save_text
@@ -170,8 +171,8 @@ def test_the_top_is_the_most_helpful_and_then_the_most_harmful_with_the_extremes
         ({"top": 0}, "tokens.top must be at least 1, got 0"),
         ({"queries": 7}, "tokens.queries must be at most data.queries (6), got 7"),
         ({"top": 11}, "tokens.top must be at most half the smallest of data.train_sizes (20), so that none is both"),
-        ({"methods": []}, "tokens.methods must be different methods, or null for all, got []"),
-        ({"methods": ["bif", "bif"]}, "tokens.methods must be different methods, or null for all, got ['bif', 'bif']"),
+        ({"methods": []}, "tokens.methods must be different methods or null, got []"),
+        ({"methods": ["bif", "bif"]}, "tokens.methods must be different methods or null, got ['bif', 'bif']"),
         ({"methods": ["trak"]}, "There is no method trak for tokens.methods; there are bif, gradsim, random"),
     ],
 )
@@ -198,7 +199,7 @@ def test_a_change_of_the_section_concerns_that_stage_alone(tmp_path, monkeypatch
     for experiment in (EXPERIMENT, {**EXPERIMENT, section: {**EXPERIMENT[section], key: value}}):
         _write(experiment)
         read = load_experiment("experiments/tiny.yaml")
-        settings.append({stage: read.stage_settings(stage, "bif") for stage in ("tokens", "attribute", "retrain")})
+        settings.append({stage: stage_settings(read, stage, "bif") for stage in ("tokens", "attribute", "retrain")})
 
     assert {stage for stage in settings[0] if settings[0][stage] != settings[1][stage]} == concerned
 
