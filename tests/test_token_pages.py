@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tdabench.experiment.sections import TokenSettings
 
 from tdabench.experiment.read import load_experiment
+from tdabench.experiment.sections import TokenSettings
 from tdabench.questions.tokens.stage import pages
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import save_tensors
