@@ -134,8 +134,9 @@ class _Meter:
 
     def __init__(self, cost: Cost, *, passes: bool = False) -> None:
         self.cost = cost
-        self.no_passes = 0 if passes else math.nan
+        self.passes = self.no_passes = 0 if passes else math.nan
         self.name: str | None = None
+        self.start = 0.0, 0.0, 0
         self.switch(DEFAULT_PHASE)
 
     def switch(self, name: str | None) -> None:
@@ -144,7 +145,8 @@ class _Meter:
             torch.cuda.synchronize(cost.device)
         now = time.perf_counter(), _cpu_seconds(), _folder_bytes(cost.workspace)
         if self.name is not None:
-            seconds, cpu_seconds, disk = (after - before for after, before in zip(now, self.start, strict=True))
+            seconds, cpu_seconds = now[0] - self.start[0], now[1] - self.start[1]
+            disk = now[2] - self.start[2]
             device_peak = torch.cuda.max_memory_allocated(cost.device) if cost.device.type == "cuda" else 0
             cost.add(self.name, PhaseCost(seconds, cpu_seconds, _peak_host_bytes(), device_peak, disk, self.passes))
         if cost.device.type == "cuda":

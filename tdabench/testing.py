@@ -95,7 +95,7 @@ def _random_states() -> dict[str, object]:
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (name, keys.tobytes(), *rest),
+        "numpy": (name, np.asarray(keys).tobytes(), *rest),
         "random": random.getstate(),
     }
 

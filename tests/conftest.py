@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401 (rich, where it is installed, draws when it is imported)
 import torch
+from places import RICH, Place, make_place
 from torch import Tensor, nn
 
 # beartype chooses which entry of a list it checks by random.getrandbits: it gets a stream of its own, so that a check
@@ -97,6 +98,21 @@ def _example_gradients(model: nn.Module, loss: LossFn, examples: Examples) -> Te
 
 
 @pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
+    """Run a small experiment on one core; return its folder, not to be changed, and what was on the terminal."""
+    place = make_place(tmp_path_factory.mktemp("workflow") / "finished", RICH)
+    done = place.snakemake("--cores", "1", "tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def finished(run: tuple[Place, str]) -> Place:
+    """Return the folder of the small experiment; not to be changed."""
+    return run[0]
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Return a Chromium without a window; without one, skip, or fail where ``TDABENCH_REQUIRE_BROWSER`` is 1."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -117,6 +133,10 @@ def browser() -> Iterator[Any]:
     opened.quit()
 
 
+# Longest first, so that no process is left alone with one of them in the end.
+LONGEST = ("test_workflow.py", "test_interruptions.py", "test_simulated_banks.py", "test_extrapolation.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest file, so that no process is left alone with it in the end."""
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    """Begin with the longest files."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -2,19 +2,19 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import REPOSITORY, make_place
+from places import REPOSITORY, make_place
+
+from tdabench.workflow import SNAKEFILE
 
 SHARD = "results/tiny/0/120/bank/0.safetensors"
+RULES = "\n".join(path.read_text(encoding="utf-8") for path in Path(SNAKEFILE).parent.glob("*.smk"))
 NEEDS_GPU = {
     name
-    for name, text in re.findall(
-        r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)*)",
-        (REPOSITORY / "Snakefile").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
+    for name, text in re.findall(r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)*)", RULES, re.MULTILINE)
     if re.search(r"^        gpu=", text, re.MULTILINE)
 }
 
@@ -29,11 +29,15 @@ def _resources(terminal: str) -> dict[str, str]:
 
 
 def _requires(plugin: str) -> None:
-    pytest.importorskip(plugin, reason="pip install 'tdabench[cluster]'")
+    pytest.importorskip(f"snakemake_executor_plugin_{plugin}", reason="pip install 'tdabench[cluster]'")
+
+
+def _profile(name: str) -> dict:
+    return yaml.safe_load((REPOSITORY / f"profiles/{name}/config.yaml").read_text(encoding="utf-8"))
 
 
 def test_on_slurm_a_job_asks_for_memory_for_minutes_and_a_training_for_one_gpu(place):
-    _requires("snakemake_executor_plugin_slurm")
+    _requires("slurm")
 
     planned = place.snakemake("--workflow-profile", "profiles/slurm", "-n", SHARD)
 
@@ -45,29 +49,24 @@ def test_on_slurm_a_job_asks_for_memory_for_minutes_and_a_training_for_one_gpu(p
 
 
 def test_on_a_cluster_without_gpus_no_job_asks_for_one(place):
-    _requires("snakemake_executor_plugin_slurm")
+    _requires("slurm")
 
     planned = place.snakemake("--workflow-profile", "profiles/slurm", "--profile", "profiles/cpu", "-n", SHARD)
 
     assert planned.returncode == 0, planned.stderr
     assert "gpu=0" in _resources(planned.stdout)["retrain"]
-    profile = yaml.safe_load((REPOSITORY / "profiles/cpu/config.yaml").read_text(encoding="utf-8"))
-    assert profile["set-resources"] == {rule: {"gpu": 0} for rule in NEEDS_GPU}
+    assert len(NEEDS_GPU) > 10
+    assert _profile("cpu")["set-resources"] == {rule: {"gpu": 0} for rule in NEEDS_GPU}
 
 
 @pytest.mark.parametrize("profile", ["gpu", "slurm", "kubernetes"])
 def test_every_profile_reruns_for_the_same_reasons_as_the_default(profile):
-    ours, default = (
-        yaml.safe_load((REPOSITORY / f"profiles/{name}/config.yaml").read_text(encoding="utf-8"))
-        for name in (profile, "default")
-    )
-
     for key in ("keep-going", "rerun-incomplete", "rerun-triggers"):
-        assert ours[key] == default[key], key
+        assert _profile(profile)[key] == _profile("default")[key], key
 
 
 def test_on_kubernetes_the_settings_are_valid_and_the_plan_keeps_results_in_the_volume(place, tmp_path):
-    _requires("snakemake_executor_plugin_kubernetes")
+    _requires("kubernetes")
     volume = tmp_path / "volume"
     shutil.copytree(place.path / "experiments", volume / "experiments")
     options = ("--workflow-profile", "profiles/kubernetes", "--default-storage-prefix", str(volume), "-n", SHARD)

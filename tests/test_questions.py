@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import EXPERIMENT, PLAIN, Place, jobs, make_place
 from sklearn.metrics import roc_auc_score
 from test_config import _changed, _without, _write
-from test_workflow import EXPERIMENT, PLAIN, Place, jobs, make_place
 
 from tdabench import cli
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.sections import RemovalSettings
+from tdabench.experiment.slices import stage_settings
 from tdabench.runtime.machine import Machine
 from tdabench.stages.bench import Bench
 from tdabench.storage.cell import Cell
@@ -137,7 +138,7 @@ def test_a_change_concerns_exactly_the_stages_whose_result_depends_on_it(tmp_pat
         content[key] = {**content[key], **value} if isinstance(value, dict) else value
     after = load_experiment(_write(tmp_path, content))
 
-    found = {s for s in STAGES if after.stage_settings(s, "gradsim") != before.stage_settings(s, "gradsim")}
+    found = {s for s in STAGES if stage_settings(after, s, "gradsim") != stage_settings(before, s, "gradsim")}
 
     assert found == concerned
 
@@ -147,9 +148,9 @@ def test_a_question_changes_no_settings_of_the_stages_that_were_there(tmp_path):
     after = load_experiment(_write(tmp_path, _changed("removal", REMOVAL)))
 
     for stage in ("dataset", "split", "train", "retrain", "attribute", "judge", "report"):
-        assert after.stage_settings(stage, "random") == before.stage_settings(stage, "random")
+        assert stage_settings(after, stage, "random") == stage_settings(before, stage, "random")
     # Splits on disk were made before there was this key.
-    assert "mislabelled" not in json.loads(before.stage_settings("split"))
+    assert "mislabelled" not in json.loads(stage_settings(before, "split"))
 
 
 # One whole run without a bank

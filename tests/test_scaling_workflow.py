@@ -26,7 +26,7 @@ def test_every_method_is_a_job_at_every_size_and_nothing_is_trained_or_scored(tm
     assert done.returncode == 0, done.stdout + done.stderr
     text = done.stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-    expected = {"dataset": "1", "split": "1", "scale": "12", "project": "1", "report_of_scaling": "1"}
-    assert counts == {**expected, "scaling_pythia": "1", "total": "17"}
+    assert counts["scale"] == "12"
+    assert not {"train", "pretrain", "retrain", "attribute"} & set(counts)
     # One run with a limit of 30 minutes; at 14m, three.
     assert set(re.findall(r"runtime=(\d+), mem_mb=18180", text)) == {"35", "95"}

@@ -1,6 +1,5 @@
 """Sweeps: their settings and points, a whole one on digits, and that no choice sees a scored query."""
 
-import argparse
 import dataclasses
 import json
 import re
@@ -20,13 +19,14 @@ from tdabench.attributors.base import Unsupported
 from tdabench.experiment.grids import SweepSettings
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.slices import stage_settings
+from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_table, load_tensors, save_tensors
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
 REPOSITORY = Path(__file__).parents[1]
-GRID = {"step_size": [1e-4, 10], "inverse_temperature": [10, 100]}
 SWEPT = (
     EXPERIMENT.replace(*PLAIN) + "sweep: {method: bif, grid: {step_size: [1e-4, 10], inverse_temperature: [10, 100]}}\n"
 )
@@ -139,14 +139,15 @@ def test_a_sweep_needs_tuning_queries(tmp_path, count):
         ("{status: [1]}", "sweep.grid can't have the key status: the table of the sweep has a column of that name."),
     ],
 )
-def test_every_point_is_checked_before_anything_is_run(tmp_path, capsys, grid, message):
+def test_every_point_is_checked_before_anything_is_run(tmp_path, monkeypatch, capsys, grid, message):
+    monkeypatch.chdir(tmp_path)
     path = _write(tmp_path, re.sub(r"grid: \{.*?\}", f"grid: {grid}", SWEPT))
 
-    status = cli.main(["dataset", str(path), "--output", str(tmp_path / "dataset.safetensors")])
+    status = cli.main(["dataset", str(path)])
 
     assert status == 1
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "dataset.safetensors").exists()
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_point_depends_on_its_own_settings_and_not_on_those_of_the_method_or_of_other_points(tmp_path):
@@ -170,7 +171,7 @@ def test_a_point_depends_on_its_own_settings_and_not_on_those_of_the_method_or_o
 def test_a_sweep_changes_no_settings_of_the_other_stages(tmp_path):
     before, after = (load_experiment(_write(tmp_path, text)) for text in (EXPERIMENT.replace(*PLAIN), SWEPT))
 
-    for stage in ("dataset", "split", "train", "retrain", "sample", "attribute", "evaluate", "compare", "report"):
+    for stage in ("dataset", "split", "train", "retrain", "sample", "attribute", "judge", "report"):
         assert stage_settings(after, stage, "bif") == stage_settings(before, stage, "bif")
 
 
@@ -191,59 +192,48 @@ def test_a_point_that_is_not_there_is_refused(tmp_path, text, point, message):
 
 
 def test_an_experiment_without_a_sweep_has_nothing_to_choose(tmp_path, capsys):
-    path = _write(tmp_path, EXPERIMENT)
-
-    assert cli.main(["choose", str(path), "--output", str(tmp_path)]) == 1
-    assert "tiny.yaml sweeps no settings: give it the key sweep." in capsys.readouterr().err
+    assert cli.main(["choose", str(_write(tmp_path, EXPERIMENT))]) == 1
+    assert "tiny sweeps no settings: give it the key sweep." in capsys.readouterr().err
 
 
 # A whole sweep
 
 
-def _run(*arguments: Any) -> None:
-    assert cli.main([str(argument) for argument in arguments]) == 0
+def _run(stage: str, *arguments: str) -> None:
+    assert cli.main([stage, "tiny", *arguments]) == 0
 
 
-def _where(place: Place) -> list[Any]:
-    split, dataset = place.results / "0/split.safetensors", place.results / "dataset.safetensors"
-    return ["--repeat", 0, "--train-size", 120, "--dataset", dataset, "--split", split]
+CELL = ("--repeat", "0", "--train-size", "120")
 
 
 def _sweep(place: Place, point: str) -> Path:
-    checkpoint, output = (
-        place.results / "0/120/checkpoints/0.safetensors",
-        place.results / f"0/120/sweep/{point}.safetensors",
-    )
-    experiment = place.path / "experiments/tiny.yaml"
-    _run("sweep", experiment, *_where(place), "--point", point, "--checkpoints", checkpoint, "--output", output)
-    return output
-
-
-def _choose(place: Place) -> Path:
-    _run("choose", place.path / "experiments/tiny.yaml", "--output", place.results)
-    return place.results / "tables/sweep.csv"
+    _run("sweep", *CELL, "--point", point)
+    return place.results / f"0/120/sweep/{point}.safetensors"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Run the sweep, stage by stage in this process; its folder is not to be changed."""
     place = make_place(tmp_path_factory.mktemp("sweep") / "place", SWEPT)
-    experiment, cell = place.path / "experiments/tiny.yaml", place.results / "0/120"
-    _run("dataset", experiment, "--output", place.results / "dataset.safetensors")
-    split = place.results / "0/split.safetensors"
-    _run("split", experiment, "--repeat", 0, "--dataset", place.results / "dataset.safetensors", "--output", split)
-    _run("train", experiment, *_where(place), "--checkpoint", 0, "--output", cell / "checkpoints/0.safetensors")
-    for shard in range(2):
-        _run("retrain", experiment, *_where(place), "--shard", shard, "--output", cell / f"bank/{shard}.safetensors")
-    for point in load_experiment(experiment).sweep.points:
-        _sweep(place, point)
-    _choose(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.path)
+        _run("dataset")
+        _run("split", "--repeat", "0")
+        _run("train", *CELL, "--checkpoint", "0")
+        for shard in ("0", "1"):
+            _run("retrain", *CELL, "--shard", shard)
+        for point in load_experiment("experiments/tiny.yaml").sweep.points:
+            _sweep(place, point)
+        _run("choose")
     return place
 
 
 @pytest.fixture
-def place(finished: Place, tmp_path: Path) -> Place:
-    return finished.copy(tmp_path / "place")
+def place(finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Work in a copy of the finished folder."""
+    copy = finished.copy(tmp_path / "place")
+    monkeypatch.chdir(copy.path)
+    return copy
 
 
 def _table(place: Place) -> pd.DataFrame:
@@ -304,14 +294,11 @@ def test_a_point_keeps_the_mean_losses_of_its_chains_and_their_steps(finished):
     assert drawn == pytest.approx([tensors["checkpoint_loss"].item(), *tensors["loss"][1].tolist()], rel=1e-5)
 
 
-def test_every_point_has_the_same_random_numbers_and_not_those_of_the_attribution(finished):
+def test_every_point_has_the_same_random_numbers_and_leaves_nothing_in_the_workspace(finished):
     records = [load_record(path) for path in (finished.results / "0/120/sweep").iterdir()]
 
-    assert {tuple(record["stream"]) for record in records} == {("sweep", 0, 120)}
+    assert {tuple(record["stream"]) for record in records} == {("sweep", 0, 120)}  # not those of the attribution
     assert {record["status"].split(":")[0] for record in records} == {"ok", "diverged"}
-
-
-def test_nothing_of_a_point_is_left_in_the_workspace(finished):
     assert list((finished.results / "0/120/workspace").iterdir()) == []
 
 
@@ -343,7 +330,7 @@ def test_the_choice_stays_the_same_to_the_byte_whatever_the_bank_says_of_the_sco
         tensors["loss"][..., :30] = torch.nan  # as if every retrained model had diverged
         save_tensors(path, tensors, load_record(path))
 
-    _choose(place)
+    _run("choose")
 
     assert {name: (place.results / name).read_bytes() for name in before} == before
 
@@ -355,7 +342,7 @@ def test_the_choice_changes_with_the_banks_tuning_queries(place):
     tensors["loss"][..., 30:] = tensors["loss"][..., 30:].flip(0)
     save_tensors(path, tensors, load_record(path))
 
-    _choose(place)
+    _run("choose")
 
     assert place.read("results/tiny/tables/sweep.csv") != before
 
@@ -378,12 +365,8 @@ def test_a_points_scores_stay_the_same_to_the_byte_whatever_the_scored_queries_a
 
 
 def test_the_tuning_queries_are_those_after_the_scored_ones_in_the_bank(finished):
-    bench = Bench(
-        argparse.Namespace(
-            experiment=finished.path / "experiments/tiny.yaml", dataset=finished.results / "dataset.safetensors",
-            split=finished.results / "0/split.safetensors", train_size=120, device="cpu", threads=1,
-        )
-    )  # fmt: skip
+    experiment = load_experiment(finished.path / "experiments/tiny.yaml")
+    bench = Bench(experiment, Cell(finished.results, 0, 120), Machine(device="cpu"))
 
     assert torch.equal(bench.tuning["image"], bench.query["image"][30:])
     assert torch.equal(bench.tuning["label"], bench.query["label"][30:])
@@ -394,7 +377,7 @@ def test_a_bank_of_another_split_is_refused(place, capsys):
     split = load_tensors(path)
     save_tensors(path, {**split, "query": split["query"][:20]}, load_record(path))
 
-    assert cli.main(["choose", str(place.path / "experiments/tiny.yaml"), "--output", str(place.results)]) == 1
+    assert cli.main(["choose", "tiny"]) == 1
     assert "has losses of 40 queries, and" in capsys.readouterr().err
 
 
@@ -433,7 +416,7 @@ def test_a_sweep_of_a_method_without_draws_has_a_table_and_figures(fickle):
     for mode in ("well", "unsupported"):
         _sweep(fickle, f"mode={mode}")
 
-    _choose(fickle)
+    _run("choose")
 
     well, unsupported = (row for _, row in _table(fickle).head(2).iterrows())
     assert well["choice"] == "best"
@@ -446,7 +429,7 @@ def test_a_sweep_without_any_lds_says_that_there_is_nothing_to_choose(fickle):
     fickle.change("[well, unsupported, broken]", "[unsupported]")
     _sweep(fickle, "mode=unsupported")
 
-    _choose(fickle)
+    _run("choose")
 
     assert "no point of the sweep has an LDS in every repeat" in fickle.read("results/tiny/tables/sweep_choice.txt")
     assert load_json(fickle.results / "tables/sweep_choice.json")["choices"][0]["point"] is None
@@ -455,22 +438,17 @@ def test_a_sweep_without_any_lds_says_that_there_is_nothing_to_choose(fickle):
 # The workflow
 
 
-def _planned(place: Place) -> tuple[set[str], str]:
-    """Return the points that would be run to make the table anew, and what is said of the plan."""
-    (place.results / "tables/sweep.csv").unlink()
-    planned = place.snakemake("-n", "results/tiny/tables/sweep.csv")
-    assert planned.returncode == 0, planned.stderr
-    return set(re.findall(r"^    wildcards: .*point=(\S+)$", planned.stdout, re.MULTILINE)), planned.stdout
-
-
 def test_a_finished_point_is_never_run_again_a_lost_one_is_and_so_is_a_further_value(place):
     (place.results / f"0/120/sweep/{BEST_OF_TWO}.safetensors").unlink()
     place.change("inverse_temperature: [10, 100]}", "inverse_temperature: [5, 10, 100]}")
+    (place.results / "tables/sweep.csv").unlink()
 
-    points, plan = _planned(place)
+    planned = place.snakemake("-n", "results/tiny/tables/sweep.csv")
 
+    assert planned.returncode == 0, planned.stderr
+    points = set(re.findall(r"^    wildcards: .*point=(\S+)$", planned.stdout, re.MULTILINE))
     assert points == {BEST_OF_TWO, *(f"inverse_temperature=5,step_size={size}" for size in ("0.0001", "10"))}
-    assert not re.search(r"^rule (train|retrain|split|dataset):", plan, re.MULTILINE)
+    assert not re.search(r"^rule (train|retrain|split|dataset):", planned.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

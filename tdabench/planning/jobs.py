@@ -115,13 +115,21 @@ def cost_of(
     rule: str, experiment: "Experiment", costs: Costs, train_size: int, method: str | None = None
 ) -> dict[str, float] | None:
     """Return each quantity of one job without its start; None if it was not measured."""
-    if rule in ("train", "retrain"):
-        return (_train if rule == "train" else _retrain)(experiment, costs, train_size)
-    if rule == "evaluate":
-        return costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
+    if rule == "train":
+        return _train(experiment, costs, train_size)
+    if rule == "retrain":
+        return _retrain(experiment, costs, train_size)
+    if rule == "judge":
+        return _judge(experiment, costs, train_size)
     if rule in ("attribute", "sample", "calibrate"):
         return _of_method(rule, experiment, costs, train_size, method)
     return None
+
+
+def _judge(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
+    """Return what all methods of a cell take, one after the other: what was measured is one of them."""
+    found = costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
+    return None if found is None else {**found, "seconds": found["seconds"] * len(experiment.methods)}
 
 
 def _of_method(
@@ -191,7 +199,7 @@ def list_jobs(experiment: "Experiment", costs: Costs) -> Iterator[Job]:
             if method in experiment.token_methods:
                 yield _job("tokens", experiment, costs, train_size, 1, method)
         if experiment.bank is not None:
-            yield _job("evaluate", experiment, costs, train_size, len(experiment.methods))
+            yield _job("judge", experiment, costs, train_size, 1)
 
 
 def _job(
@@ -228,9 +236,7 @@ def _output_bytes(
 
 def count_others(experiment: "Experiment") -> dict[str, int]:
     """Count the jobs that take little more than their start, by rule."""
-    cells, methods = experiment.repeats * len(experiment.data.train_sizes), len(experiment.methods)
-    found = {"dataset": 1, "split": experiment.repeats, "properties": methods, "diagnose": cells * methods}
-    found |= {"agree": cells, "report": 1}
-    if experiment.bank is not None:
-        found |= {"grow": cells * methods, "compare": cells}
+    found = {"dataset": 1, "split": experiment.repeats, "properties": len(experiment.methods), "report": 1}
+    if experiment.bank is None:  # else it is one of those that take time
+        found["judge"] = experiment.repeats * len(experiment.data.train_sizes)
     return found

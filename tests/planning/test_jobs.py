@@ -5,6 +5,7 @@ import pytest
 from made_costs import make_costs, make_experiment
 
 from tdabench.bank.retrain import shard_subsets
+from tdabench.experiment.sections import RemovalSettings
 from tdabench.planning.costs import COSTS_FILE, Costs
 from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_queries, num_shards, settle_bank, size_of
 from tdabench.storage.records import save_json
@@ -52,7 +53,7 @@ def test_a_job_takes_its_start_too_and_one_that_was_not_measured_is_unknown(tmp_
     jobs = {(job.rule, job.what): job for job in list_jobs(make_experiment(tmp_path), make_costs(60.0, evaluate=2.0))}
 
     assert jobs["train", "250"].seconds == 63.0
-    assert jobs["evaluate", "250"].seconds == 5.0
+    assert jobs["judge", "250"].seconds == 3.0 + 9 * 2.0  # of nine methods
     assert jobs["attribute", "ekfac, 500"].seconds is None
 
 
@@ -64,18 +65,10 @@ def test_the_plan_has_every_job_of_the_experiment(tmp_path):
 
     counts = {rule: sum(job.count for job in jobs if job.rule == rule) for rule in {job.rule for job in jobs}}
     # 3 repeats, 2 sizes, 9 methods, of which one has 4 chains, and 3 checkpoints.
-    assert counts == {"train": 18, "retrain": 3 * sum(shards.values()), "sample": 24, "attribute": 54, "evaluate": 54}
-    others = {
-        "dataset": 1,
-        "split": 3,
-        "properties": 9,
-        "diagnose": 54,
-        "agree": 6,
-        "grow": 54,
-        "compare": 6,
-        "report": 1,
-    }
-    assert count_others(experiment) == others
+    assert counts == {"train": 18, "retrain": 3 * sum(shards.values()), "sample": 24, "attribute": 54, "judge": 6}
+    assert count_others(experiment) == {"dataset": 1, "split": 3, "properties": 9, "report": 1}
+    without = dataclasses.replace(experiment, bank=None, removal=RemovalSettings(counts=(1,), queries=2, retrains=1))
+    assert count_others(without)["judge"] == 6
 
 
 @pytest.mark.parametrize("quantity", ["host_bytes", "device_bytes"])

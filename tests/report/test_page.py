@@ -75,6 +75,7 @@ def test_there_are_texts_of_others_in_many_tables():
     }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted({name for name, _ in TEXT_COLUMNS}))
 def test_hostile_text_in_any_column_of_any_table_is_never_markup(name):
     tables = make_tables()

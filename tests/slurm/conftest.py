@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from cluster import NoCluster, running_cluster
+from places import EXPERIMENT, Place, make_place
 from submission import SHARDS
-from test_workflow import EXPERIMENT, Place, make_place
 
 FAULTY = Path(__file__).with_name("faulty.py")
 SLURM_EXPERIMENT = EXPERIMENT.replace("pausing:PausingCNN", "faulty:FaultyCNN").split("  bif:")[0] + (
@@ -29,11 +29,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     running.__exit__(None, None, None)
 
 
+def make_slurm_place(path: Path) -> Place:
+    """Make a folder with the small experiment: one cell, six subsets, two cheap methods."""
+    place = make_place(path, SLURM_EXPERIMENT)
+    place.write("faulty.py", FAULTY.read_text(encoding="utf-8"))
+    return place
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Place:
+    return make_slurm_place(tmp_path / "empty")
+
+
 @pytest.fixture(scope="session")
 def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Run the small experiment on this machine, without Slurm; not to be changed."""
-    place = make_place(tmp_path_factory.mktemp("slurm") / "undisturbed", SLURM_EXPERIMENT)
-    place.write("faulty.py", FAULTY.read_text(encoding="utf-8"))
+    place = make_slurm_place(tmp_path_factory.mktemp("slurm") / "undisturbed")
     done = place.snakemake("--cores", "2", "tiny")
     assert done.returncode == 0, done.stdout + done.stderr
     return place

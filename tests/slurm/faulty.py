@@ -2,8 +2,7 @@
 
 While there is a file PAUSE, a process waits there before its second model, having named itself in ``paused-PID``. While
 there is a file BALLAST, a process's first model takes as many MiB of memory as the file says, for some seconds. If
-there is a file KILL, one process is killed as the kernel kills what takes too much memory, and the file is gone. While
-there is a file CAGE, one process goes into the control group that it names and takes memory until the kernel kills it.
+there is a file KILL, one process is killed as the kernel kills what takes too much memory, and the file is gone.
 """
 
 import dataclasses
@@ -24,12 +23,6 @@ class FaultyCNN:
         if Path("KILL").exists():
             Path("KILL").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        if Path("CAGE").exists():
-            cage = Path(Path("CAGE").read_text())
-            Path("CAGE").unlink()
-            (cage / "cgroup.procs").write_text(str(os.getpid()))
-            ballast = [b"x" * 2**20 for _ in range(2**12)]
-            raise AssertionError(f"the kernel allowed {len(ballast)} MiB")
         if built.exists() and Path("PAUSE").exists():
             Path(f"paused-{os.getpid()}").touch()
             _sleep_while(Path("PAUSE").exists, seconds=120)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import say
-from test_workflow import Place
+from places import Place
 
 SHARDS = tuple(f"results/tiny/0/120/bank/{shard}.safetensors" for shard in (0, 1))
 # This cluster has no accounts, and jobs of seconds: it is asked often. (The plug-in waits ten seconds longer after
@@ -33,7 +33,7 @@ class Submitted:
     def terminal(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
-    def wait(self, seconds: float = 600) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """Wait for the end; return its exit status."""
         return self.process.wait(timeout=seconds)
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import Place
 from submission import SHARDS, submit, tables
-from test_workflow import Place, jobs
 
 from tdabench.storage.records import load_tensors
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def _times(place: Place) -> dict[Path, int]:
@@ -25,12 +25,12 @@ def _times(place: Place) -> dict[Path, int]:
     return {path.relative_to(place.path): path.stat().st_mtime_ns for path in finished}
 
 
-def _assert_as_undisturbed(place: Place, undisturbed: Place, times: dict[Path, int] | None = None) -> None:
+def _assert_as_undisturbed(place: Place, undisturbed: Place) -> None:
     """Finish the tables on this machine; the bank and every table without seconds in it is the same, bit for bit."""
     done = place.snakemake("--cores", "2", "tiny")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert _times(place) == (times or _times(undisturbed))
+    assert _times(place) == _times(undisturbed)
     for shard in SHARDS:
         first, second = load_tensors(place.path / shard), load_tensors(undisturbed.path / shard)
         assert all(first[name].equal(second[name]) for name in ("masks", "loss", "margin"))
@@ -61,54 +61,6 @@ def test_a_job_that_slurm_kills_for_its_memory_is_sent_again_with_more(place, un
     assert run.terminal.count("has been submitted") == 2
     (place.path / "BALLAST").unlink()
     _assert_as_undisturbed(place, undisturbed)
-
-
-def test_a_job_that_is_killed_as_the_kernel_kills_is_sent_again(place, undisturbed):
-    place.write("KILL", "")
-    run = submit(place, "--profile", "profiles/cpu", SHARDS[0])
-
-    assert run.wait() == 0, run.terminal
-    assert run.terminal.count("has been submitted") == 2
-    _assert_as_undisturbed(place, undisturbed)
-
-
-def test_a_job_that_the_kernel_kills_for_its_memory_is_sent_again(place, undisturbed, tmp_path):
-    with _memory_group(2**30) as cage:
-        place.write("CAGE", str(cage))
-        run = submit(place, "--profile", "profiles/cpu", SHARDS[0])
-        status = run.wait()
-        kills = _kills(cage)
-
-    assert status == 0, run.terminal
-    assert kills == 1
-    assert run.terminal.count("has been submitted") == 2
-    _assert_as_undisturbed(place, undisturbed)
-
-
-@contextlib.contextmanager
-def _memory_group(limit: int) -> Iterator[Path]:
-    """Make a control group whose memory the kernel bounds; of version 1 or 2, whichever this machine has."""
-    for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
-        group = Path(root, f"tdabench-{os.getpid()}")
-        try:
-            group.mkdir()
-            (group / name).write_text(str(limit))
-        except OSError:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-            continue
-        try:
-            yield group
-        finally:
-            group.rmdir()
-        return
-    pytest.skip("this machine lets nobody make a control group for memory")
-
-
-def _kills(group: Path) -> int:
-    """Count what the kernel killed in a control group for its memory."""
-    counts = next(file for name in ("memory.oom_control", "memory.events") if (file := group / name).exists())
-    return int(dict(line.split() for line in counts.read_text().splitlines())["oom_kill"])
 
 
 @pytest.mark.parametrize("requeue", [False, True], ids=["Snakemake sends it again", "Slurm does"])
@@ -146,36 +98,6 @@ def test_a_snakemake_that_is_killed_while_jobs_run_goes_on_in_a_second_one(place
     assert "--unlock" in locked.stdout + locked.stderr
     assert second.wait() == 0, second.terminal
     _assert_as_undisturbed(place, undisturbed)
-
-
-def test_after_a_clock_that_went_back_a_job_fails_and_says_why_and_nothing_is_lost_or_redone(place, undisturbed):
-    _move_times(place, hours=1)
-    before = _times(place)
-
-    failed = place.snakemake("--cores", "1", SHARDS[0])
-    after = _times(place)
-    _touch_what_is_from_the_future(place)
-    mended = place.snakemake("--cores", "2", *SHARDS)
-
-    assert failed.returncode != 0
-    assert "clock skew" in failed.stdout + failed.stderr
-    assert after == before
-    assert mended.returncode == 0, mended.stderr
-    assert jobs(mended.stdout + mended.stderr) == {"retrain 0", "retrain 1"}
-    _assert_as_undisturbed(place, undisturbed, times=_times(place))
-
-
-def _move_times(place: Place, *, hours: float) -> None:
-    """Make every result as if the clock had gone back since."""
-    for path in place.results.rglob("*"):
-        if path.is_file():
-            os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 3600 * hours))
-
-
-def _touch_what_is_from_the_future(place: Place) -> None:
-    """Do what the README says; one moment for all of them, so that none is older than what it was made from."""
-    command = 'find results -type f -newermt now -exec touch --date "$(date)" {} +'
-    subprocess.run(["bash", "-c", command], cwd=place.path, check=True)
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(place, undisturbed):
