@@ -30,7 +30,7 @@ EXPERIMENT = dataclasses.replace(
     removal=None,
 )
 TRAIN, SCORED, TUNING, SUBSETS, CHAINS, DRAWS = 40, 6, 3, 12, 2, 20
-BIF = {"burn_in": 10, "steps_between_draws": 2}
+BIF = {"burn_in": 10, "steps_between_draws": 2, "estimate": "covariance"}
 COST = {"fit": {"cpu_seconds": 4.0, "passes": 100}, "score": {"cpu_seconds": 6.0, "passes": 5000}}
 
 
@@ -99,11 +99,13 @@ def test_a_method_that_cannot_run_says_why_in_a_judgement_of_the_others(cell):
     assert judgement["lds"]["trak"] == {"mean": None}
     assert judgement["comparison"]["unsupported"] == {"trak": why}
     assert set(judgement["growth"]) == set(judgement["comparison"]["methods"]) == {"bif"}
-    assert judgement["agreement"] == []
+    assert judgement["agreement"] == {"pairs": []}
 
 
 def test_scores_that_are_correlations_grow_as_correlations(cell, traces):
-    _save(cell, traces, loss_correlation(traces["query"], traces["train"]))
+    _save(
+        cell, traces, loss_correlation(traces["query"], traces["train"]), attributor=BIF | {"estimate": "correlation"}
+    )
 
     points = _growth(cell)["points"]
 
@@ -155,18 +157,22 @@ def test_without_a_bank_there_are_only_statuses_and_agreement(cell):
 
 # When there is no growth
 
+NEITHER = "the scores are neither the covariance nor the correlation of the traces"
+
 
 @pytest.mark.parametrize(
-    ("has_traces", "markov", "power", "reason"),
+    ("has_traces", "markov", "attributor", "reason"),
     [
-        (False, True, 1, "bif keeps no traces"),
-        (True, False, 1, "the draws are laid out as a whole, so that the first of them are no smaller design"),
-        (True, True, 2, "the scores are neither the covariance nor the correlation of the traces"),
+        (False, True, BIF, "bif keeps no traces"),
+        (True, False, BIF, "the draws are laid out as a whole, so that the first of them are no smaller design"),
+        (True, True, BIF | {"estimate": "mine"}, NEITHER),
+        (True, True, BIF | {"estimate": "correlation", "level": "token"}, NEITHER),
+        (True, True, "no settings", NEITHER),
     ],
 )
-def test_a_method_without_growth_says_why(cell, traces, has_traces, markov, power, reason):
-    scores = loss_covariance(traces["query"], traces["train"]) ** power
-    _save(cell, traces if has_traces else None, scores, markov=markov)
+def test_a_method_without_growth_says_why(cell, traces, has_traces, markov, attributor, reason):
+    scores = loss_covariance(traces["query"], traces["train"])
+    _save(cell, traces if has_traces else None, scores, markov=markov, attributor=attributor)
 
     assert _growth(cell) == {"status": f"no growth: {reason}", "traces": has_traces, "growth": False}
 
