@@ -12,9 +12,10 @@ import torch
 from tdabench import cli
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
+from tdabench.drawing.words import drop_warning
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.diagnostics.report import add_warning, drop_warning, write_diagnostics
-from tdabench.report.summary import list_warnings
+from tdabench.questions.diagnostics.report import add_warning, write
+from tdabench.report.page import list_warnings
 from tdabench.seeds import make_generator
 from tdabench.storage.records import (
     load_json,
@@ -291,7 +292,7 @@ def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny)
     experiment, folder = tiny
     _save_cell(folder, _losses())
 
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     (row,) = _rows(folder)
     assert list(row) == [
@@ -316,7 +317,7 @@ def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(tiny):
     for name in ("random", "bif"):
         _result(cell, name)
 
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     (row,) = _rows(folder)
     assert float(row["distance"]) == pytest.approx(3, abs=0.01)
@@ -332,7 +333,7 @@ def test_the_figure_is_drawn_of_traces_of_any_version(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses())
 
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     assert (folder / "figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / "figures/diagnostics.pdf").read_bytes()[:4] == b"%PDF"
@@ -366,7 +367,7 @@ def test_a_divergence_that_the_method_names_is_not_named_twice(tiny):
 def test_a_page_lists_what_the_diagnostics_say_once(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
     place = {"experiment": "tiny", "repeat": "0", "train_size": 120, "method": "bif", "nan_queries": 0}
     lds = pd.DataFrame([{**place, "status": add_warning("ok", folder / "0/120/diagnose/bif.json")}])
 
@@ -382,7 +383,7 @@ def test_without_any_traces_there_is_no_table(tiny):
         _save_scores(folder / "0/120", name, status="ok")
         _result(folder / "0/120", name)
 
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     assert not (folder / "tables").exists()
 
@@ -391,7 +392,7 @@ def test_draws_that_are_no_chain_have_a_row_with_gaps(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses(), markov=False)
 
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     (row,) = _rows(folder)
     assert [row[name] for name in ("rhat_median", "rhat_high", "effective_draws", "drift", "warning")] == [""] * 5
@@ -401,7 +402,7 @@ def test_draws_that_are_no_chain_have_a_row_with_gaps(tiny):
 def test_a_warning_of_the_table_is_among_the_pages_warnings(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     lines = list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {})
 
@@ -412,7 +413,7 @@ def test_a_warning_of_the_table_is_among_the_pages_warnings(tiny):
 def test_a_table_without_warnings_adds_none_to_the_page(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses())
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     assert list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {}) == []
 
@@ -420,7 +421,7 @@ def test_a_table_without_warnings_adds_none_to_the_page(tiny):
 def test_numbers_that_are_infinite_become_gaps(tiny):
     experiment, folder = tiny
     _save_cell(folder, torch.arange(2.0)[:, None, None].expand(2, 200, 12))
-    write_diagnostics(experiment, folder)
+    write(experiment, folder, None)
 
     (row,) = _rows(folder)
     assert (row["rhat_median"], row["drift"]) == ("", "")
@@ -432,7 +433,7 @@ def test_a_result_that_was_not_diagnosed_is_a_clear_error(tiny):
     save_json(folder / "0/120/diagnose/random.json", {"traces": False}, {})
 
     with pytest.raises(FileNotFoundError, match=r"bif\.json"):
-        write_diagnostics(experiment, folder)
+        write(experiment, folder, None)
 
 
 def test_no_setting_changes_a_diagnosis():

@@ -14,7 +14,7 @@ from tdabench.attributors.estimates.estimators import loss_correlation, loss_cov
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.experiment.read import load_experiment
-from tdabench.report.growth import write_growth
+from tdabench.questions.lds.tables import EXTRAPOLATION, GROWTH, make_growth_tables
 from tdabench.seeds import make_generator
 from tdabench.storage.records import load_json, load_tensors, make_record, save_json, save_tensors
 
@@ -228,8 +228,9 @@ def test_the_table_of_growth_has_every_point_and_their_means_over_repeats(tiny):
     for repeat, mean in enumerate((0.4, 0.6)):
         _save_growth(folder, repeat, mean, 0.7)
 
-    table = write_growth(experiment, folder, over_repeats)
+    table = make_growth_tables(experiment, folder)["growth"]
 
+    GROWTH.write(folder, table)
     rows = _rows(folder, "growth")
     assert list(rows[0]) == [
         "experiment", "repeat", "train_size", "method", "chains", "draws", "passes", "cpu_seconds", "lds", "low",
@@ -250,7 +251,7 @@ def test_the_table_of_limits_has_a_row_for_methods_with_traces_and_the_reason_wh
     _save_growth(folder, 0, 0.4, 0.7)
     _save_growth(folder, 1, 0.6, None, "too few")
 
-    write_growth(experiment, folder, over_repeats)
+    EXTRAPOLATION.write(folder, make_growth_tables(experiment, folder)["extrapolation"])
 
     rows = _rows(folder, "extrapolation")
     assert list(rows[0]) == [
@@ -276,8 +277,7 @@ def test_without_any_traces_there_are_no_tables(tiny):
             path = folder / f"{repeat}/250/growth/{name}.json"
             save_json(path, {"traces": False, "growth": False}, make_record({}, status="no growth"))
 
-    assert write_growth(experiment, folder, over_repeats) is None
-    assert not (folder / "tables").exists()
+    assert make_growth_tables(experiment, folder) == {}
 
 
 def test_a_growth_depends_on_how_it_is_evaluated_and_on_no_method():

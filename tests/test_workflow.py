@@ -23,8 +23,9 @@ import torch
 from tdabench import cli
 from tdabench.attributors.estimates.estimators import loss_covariance
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.lds.tables import _lds_row
+from tdabench.questions.lds.tables import read_lds
 from tdabench.seeds import make_generator
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine is no failure
@@ -1216,7 +1217,7 @@ def test_a_method_with_chains_of_its_own_is_run_whole(uneven):
 
 
 def test_a_status_names_the_divergence_once_and_the_other_signs(uneven):
-    row = _lds_row(load_experiment(uneven / "tiny.yaml"), uneven / "results", 0, 120, "diverge")
+    row = read_lds(load_experiment(uneven / "tiny.yaml"), Cell(uneven / "results", 0, 120), "diverge")
 
     assert re.fullmatch(
         r"ok; warning: BIF chains \[1\] of 2 diverged and are left out: lower step_size \(0\.0001\)\.; "

@@ -2,20 +2,22 @@
 
 import base64
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tdabench.drawing.html import Styles, styles_of
+from tdabench.drawing.section import Results
+from tdabench.drawing.style import Styles, label_of
 from tdabench.drawing.template import render_template
+from tdabench.drawing.words import drop_warning
 from tdabench.experiment.read import Experiment
+from tdabench.questions import QUESTIONS, load_shown
+from tdabench.report import costs
 from tdabench.report.gallery import Gallery, load_gallery
 from tdabench.report.provenance import describe_origin, describe_settings
 from tdabench.report.sections import make_sections
-from tdabench.report.summary import list_warnings, summarise
 from tdabench.storage.records import load_json, load_table
 
 
@@ -28,7 +30,7 @@ class Material:
         figures: PNG files by their name.
         record: Content of ``tables/record.json``.
         confidence: Of the intervals in the tables, in (0, 1).
-        token_pages: Links to the pages of tokens, by what they are called.
+        links: Other pages, by what they are called.
     """
 
     name: str
@@ -37,11 +39,12 @@ class Material:
     record: Mapping[str, Any]
     confidence: float
     gallery: Gallery | None = None
-    token_pages: dict[str, str] = dataclasses.field(default_factory=dict)
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_material(experiment: Experiment, folder: Path) -> Material:
     """Read every table and every PNG figure of an experiment's folder, its record, and images for the gallery."""
+    asked = [name for name in QUESTIONS if getattr(experiment, name, None)]
     return Material(
         name=experiment.name,
         tables={path.stem: load_table(path) for path in sorted((folder / "tables").glob("*.csv"))},
@@ -49,38 +52,65 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
         record=load_json(folder / "tables" / "record.json"),
         confidence=experiment.evaluation.confidence,
         gallery=load_gallery(experiment, folder) if experiment.is_scored else None,
-        token_pages=_token_pages(experiment),
+        links={name: link for shown in load_shown(asked) for name, link in shown.links(experiment).items()},
     )
-
-
-def _token_pages(experiment: Experiment) -> dict[str, str]:
-    """Return the links to the pages of tokens, by what they are called."""
-    cells = itertools.product(
-        range(experiment.repeats), experiment.data.train_sizes if experiment.token_methods else []
-    )
-    return {f"Tokens, n = {size:,}, repeat {repeat}": f"tokens/{repeat}-{size}/index.html" for repeat, size in cells}
 
 
 def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
-    styles = styles_of(*material.tables.values())
+    results = Results(tables=material.tables, figures=material.figures, confidence=material.confidence)
+    questions = (*load_shown(["lds", *material.tables]), costs.SHOWN)
     return render_template(
         "report/templates/page.html.jinja",
         styles=["report/templates/page.css"],
         script="report/templates/page.js",
         name=material.name,
-        leads=summarise(material.tables, styles, material.confidence),
-        warnings=list_warnings(material.tables, styles),
-        sections=make_sections(material.tables, material.figures, styles, material.confidence),
+        leads=[sentence for shown in questions for sentence in shown.lead(results)],
+        warnings=list_warnings(material.tables, results.styles),
+        sections=make_sections(results, questions),
         gallery=material.gallery,
-        token_pages=material.token_pages,
+        token_pages=material.links,
         sheet=base64.b64encode(material.gallery.sheet).decode() if material.gallery else "",
-        label_of=lambda method: _label(method, styles),
-        colour_of=lambda method: styles.get(method, {}).get("color"),
+        label_of=results.label,
+        colour_of=lambda method: results.styles.get(method, {}).get("color"),
         settings=describe_settings(material.record),
         origin=describe_origin(material.record),
     )
 
 
-def _label(method: str, styles: Styles) -> str:
-    return styles.get(method, {}).get("label", method)
+def list_warnings(tables: Mapping[str, pd.DataFrame], styles: Styles) -> list[str]:
+    """List every status that is not ``ok``, and queries left out: each text once, with where it was."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for table in tables.values():
+        keys = [name for name in ("repeat", "train_size") if name in table.columns]
+        for row in _one_by_one(table).to_dict("records"):
+            for text in _complaints(row):
+                where = ", ".join(f"{'n =' if key == 'train_size' else 'repeat'} {row[key]}" for key in keys)
+                found = places.setdefault((label_of(str(row.get("method", "")), styles), text), [])
+                if where not in found:
+                    found.append(where)
+    lines = []
+    for (method, text), where in places.items():
+        found = "; ".join(place for place in where if place)
+        lines.append(f"{method or 'The experiment'}{f' ({found})' if found else ''}: {text}")
+    return lines
+
+
+def _complaints(row: dict[str, Any]) -> list[str]:
+    status, warning, left_out = (
+        None if pd.isna(row.get(name)) else row[name] for name in ("status", "warning", "nan_queries")
+    )
+    told = drop_warning(str(status or "ok"))
+    found = [] if told == "ok" else [told]
+    found += [str(warning)] if warning else []  # of the diagnostics
+    if left_out and left_out > 0:
+        found.append(f"{int(left_out)} of {int(row['queries'])} queries have a constant score or loss and are left out")
+    return found
+
+
+def _one_by_one(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of single repeats, or those over repeats if there are no others."""
+    if "repeat" not in table.columns:
+        return table
+    single = table[table["repeat"] != "all"]
+    return single if len(single) else table

@@ -102,7 +102,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _score(arguments: argparse.Namespace) -> None:
     from tdabench.bank.bank import load_bank
     from tdabench.bank.score import format_scores, read_scores, score_bank
-    from tdabench.drawing.tables import write_csv
+    from tdabench.drawing.files import write_csv
     from tdabench.evaluation.evaluate import evaluate_scores
     from tdabench.experiment.sections import EvaluationSettings
 

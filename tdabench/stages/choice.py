@@ -19,7 +19,6 @@ def choose(arguments: argparse.Namespace) -> None:
 
     The bank's losses of the scored queries are cut off before anything is computed.
     """
-    from tdabench.evaluation.intervals import over_repeats
     from tdabench.questions.sweep.points import choose_point
     from tdabench.questions.sweep.report import write_sweep
 
@@ -39,7 +38,7 @@ def choose(arguments: argparse.Namespace) -> None:
             inputs += cell.inputs
     settings = {"sweep": experiment.sweep, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=list(dict.fromkeys(inputs)), seed=experiment.seed)
-    sys.stdout.write(write_sweep(experiment, arguments.output, rows, traces, choices, record, over_repeats))
+    sys.stdout.write(write_sweep(experiment, arguments.output, rows, traces, choices, record))
 
 
 class _Cell:

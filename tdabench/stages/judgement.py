@@ -1,8 +1,7 @@
-"""The stages that compare scores with the bank, and report."""
+"""The stage that compares scores with the bank."""
 
 import argparse
 import logging
-import sys
 
 import torch
 
@@ -39,13 +38,3 @@ def evaluate(arguments: argparse.Namespace) -> None:
         generator=make_generator(experiment.seed, "bootstrap", arguments.repeat, arguments.train_size),
     )
     save_json(arguments.output, result, record)
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Make the tables and figures, and print the tables."""
-    from tdabench.evaluation.intervals import over_repeats
-    from tdabench.evaluation.pairs import compare_repeats
-    from tdabench.report.write import write_report
-
-    experiment = load_experiment(arguments.experiment)
-    sys.stdout.write(write_report(experiment, arguments.output, over_repeats, compare_repeats))

@@ -96,12 +96,9 @@ def _load_row(path: Path, place: int) -> dict[str, Tensor]:
 
 
 def _labels(methods: Mapping[str, Path]) -> dict[str, str]:
-    import pandas as pd
+    from tdabench.drawing.style import method_styles
 
-    from tdabench.report.figures import method_styles
-
-    styles = method_styles(pd.DataFrame({"method": list(methods)}))
-    return {method: style["label"] for method, style in styles.items()}
+    return {method: style["label"] for method, style in method_styles(methods).items()}
 
 
 def _reason(record: Mapping[str, Any]) -> str:

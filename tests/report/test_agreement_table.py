@@ -7,8 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from tdabench.evaluation.intervals import over_repeats
-from tdabench.questions.lds.agreement_table import make_agreement_table, plot_agreement
+from tdabench.questions.lds.agreement_table import AGREEMENT, plot_agreement
 
 METHODS = ("bif", "ekfac", "mine")
 COLUMNS = (
@@ -33,7 +32,7 @@ def _rows(repeats: int = 2, sizes: tuple[int, ...] = (100, 200)) -> list[dict[st
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return make_agreement_table(rows, lambda means: over_repeats(means, 0.9))
+    return AGREEMENT.add_rows_over_repeats(rows, 0.9)
 
 
 def _cells(figure: Figure, panel: int) -> dict[tuple[str, str], str]:

@@ -5,11 +5,12 @@ import math
 import pandas as pd
 import pytest
 
+from tdabench.drawing.style import COLOURS
 from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.pairs import compare_repeats
-from tdabench.questions.lds.pair_figure import plot_pairs
-from tdabench.report.comparisons import describe_ranking, make_comparison_tables
-from tdabench.report.figures import COLOURS, plot_lds
+from tdabench.questions.lds.figures import plot_lds, plot_pairs
+from tdabench.questions.lds.report import describe_ranking
+from tdabench.questions.lds.tables import make_comparison_tables
 
 LDS = {0: (0.6, 0.4, 0.1), 1: (0.7, 0.45, 0.05), 2: (0.65, 0.35, 0.0)}
 NAMES = ("bif", "ekfac", "random")
@@ -43,7 +44,7 @@ def test_a_method_without_a_share_has_none_over_repeats():
     for part in comparisons.values():
         part["methods"]["random"]["share"] = None
 
-    ranking = make_comparison_tables("tiny", comparisons, compare_repeats, over_repeats)["ranking"]
+    ranking = make_comparison_tables(comparisons, "tiny")["ranking"]
 
     shares = ranking[ranking["repeat"] == "all"].set_index("method")["share_of_ceiling"]
     assert math.isnan(shares["random"])
@@ -64,7 +65,7 @@ def test_a_bank_with_one_retrain_has_rows_without_agreement():
     for part in comparisons.values():
         part["reliability"] = dict.fromkeys(part["reliability"])
 
-    table = make_comparison_tables("tiny", comparisons, compare_repeats, over_repeats)["reliability"]
+    table = make_comparison_tables(comparisons, "tiny")["reliability"]
 
     assert len(table) == 3
     assert table[["agreement", "ceiling", "ceiling_low"]].isna().all(axis=None)
@@ -84,7 +85,7 @@ def test_a_method_that_cannot_run_has_a_row_of_the_null_table_without_numbers():
     part = _comparison(0)
     part["unsupported"] = {"trak": "unsupported: too few examples"}
 
-    table = make_comparison_tables("tiny", {(0, 100): part}, compare_repeats, over_repeats)["null"]
+    table = make_comparison_tables({(0, 100): part}, "tiny")["null"]
 
     assert table["method"].tolist() == [*NAMES, "trak"]
     assert math.isnan(table["p_value"].iloc[-1])
@@ -127,7 +128,7 @@ def test_a_single_repeat_draws_one_interval_a_method():
 
 def test_an_experiment_without_a_method_that_can_run_has_an_empty_figure():
     part = {**_comparison(0), "methods": {}, "pairs": [], "ranking": []}
-    tables = make_comparison_tables("tiny", {(0, 100): part}, compare_repeats, over_repeats)
+    tables = make_comparison_tables({(0, 100): part}, "tiny")
 
     figure = plot_pairs(tables["pairs"], tables["ranking"], _lds_table())
 
@@ -147,7 +148,7 @@ def test_the_figure_of_the_lds_shades_what_chance_reaches(sizes):
 
 def _tables(repeats) -> dict[str, pd.DataFrame]:
     comparisons = {(repeat, 100): _comparison(repeat) for repeat in repeats}
-    return make_comparison_tables("tiny", comparisons, compare_repeats, over_repeats)
+    return make_comparison_tables(comparisons, "tiny")
 
 
 def _lds_table() -> pd.DataFrame:

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tdabench.drawing.labels import Label, place_labels
+from tdabench.drawing.style import COLOURS, find_base, method_styles, shade
 from tdabench.experiment.components import Component
-from tdabench.questions.lds.frontier import make_frontier_table, plot_frontier
-from tdabench.report.figures import COLOURS, method_styles
-from tdabench.report.variants import find_base, find_lines, shade, short_labels
+from tdabench.questions.lds.frontier import find_lines, make_frontier_table, plot_frontier, short_labels
 
 METHODS = ("bif", "trak_1x500", "trak_3x500", "trak_10x500", "trak_3x128", "trak_3x900", "ekfac", "random")
 
@@ -222,7 +221,7 @@ def test_a_variant_belongs_to_the_longest_known_method_of_its_name():
 
 def test_variants_have_shades_of_their_methods_colour_from_light_to_dark_and_its_name_and_marker():
     methods = ["trak", "trak_1x500", "trak_3x500", "trak_10x500", "mine", "other"]
-    styles = method_styles(pd.DataFrame({"method": methods}))
+    styles = method_styles(methods)
 
     colours = [styles[method]["color"] for method in methods]
     assert colours[0] == COLOURS["trak"]

@@ -5,8 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tdabench.report.gallery import choose_queries, extreme_examples, format_score, load_gallery
-from tdabench.report.sheet import COLUMNS, displayable, make_sheet
+from tdabench.report.gallery import (
+    COLUMNS,
+    choose_queries,
+    displayable,
+    extreme_examples,
+    format_score,
+    load_gallery,
+    make_sheet,
+)
 from tdabench.storage.records import save_tensors
 
 TRAIN, TEST, SIDE = 20, 12, 5

@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tdabench.drawing.latex import escape_latex, make_cost_latex, make_lds_latex, select_costs, to_latex
-from tdabench.drawing.tables import make_cost_table, make_lds_table, summarise
-from tdabench.questions.properties.table import make_properties_latex, make_properties_table
+from tdabench.drawing.latex import escape_latex, to_latex
+from tdabench.questions.lds.paper import make_cost_latex, make_lds_latex, select_costs, summarise
+from tdabench.questions.lds.tables import LDS
+from tdabench.questions.properties.report import make_properties_latex, make_properties_table
+from tdabench.report.costs import make_cost_table
 
 NASTY = r"a_b & 50% of $x^2$ {c} #1 \d ~ <e> | ± — − × ✓ ✗ β γ"
 METHODS = ("bif", "ekfac", "my_own", "trak")
@@ -35,23 +37,22 @@ def _tables(repeats: int = 2, sizes: tuple[int, ...] = (250, 1000)) -> tuple[pd.
                 rows.append({**row, **numbers, "queries": 10, "nan_queries": 0})
                 if repeat != "all" and method != "trak":
                     costs.append({**row, "phase": "score", "seconds": 12.0, "peak_host_bytes": 2e9, "disk_bytes": 3e6})
-    ordinary, over = rows[: -len(METHODS) * len(sizes)], pd.DataFrame(rows[-len(METHODS) * len(sizes) :])
-    lds = make_lds_table(ordinary, over)
+    lds = LDS.frame(rows)
     return lds, summarise(lds, make_cost_table(costs))
 
 
-def _properties() -> tuple[pd.DataFrame, dict[str, str]]:
+def _properties() -> pd.DataFrame:
     titles = {"hessian_free": "Hessian-free", "per_token": "Per-token"}
     answers = {("bif", "hessian_free"): True, ("my_own", "hessian_free"): None}
     rows = [
         {
             "experiment": "tiny_one", "method": method, "property": key, "holds": answers.get((method, key), False),
-            "measured": "50% of_it", "how": f"Definition of {key}.",
+            "measured": "50% of_it", "how": f"Definition of {key}.", "title": title,
         }
         for method in METHODS
-        for key in titles
+        for key, title in titles.items()
     ]  # fmt: skip
-    return make_properties_table(rows), titles
+    return make_properties_table(rows)
 
 
 def _rows(latex: str) -> list[list[str]]:
@@ -174,7 +175,7 @@ def test_the_cost_table_has_a_dash_for_what_was_not_measured():
 
 
 def test_the_tables_of_an_experiment_leave_nothing_unescaped():
-    tables = [make_lds_latex(*_tables()), make_cost_latex(*_tables()), make_properties_latex(*_properties())]
+    tables = [make_lds_latex(*_tables()), make_cost_latex(*_tables()), make_properties_latex(_properties())]
 
     for latex in tables:
         assert _unescaped(re.sub(r"\\label\{.*\}", "", latex)) == set()
@@ -186,7 +187,7 @@ def test_latex_compiles_every_table_within_the_width_of_a_page(tmp_path):
     parts = {
         "lds": make_lds_latex(*_tables(), tied={250: ["bif"]}),
         "cost": make_cost_latex(*_tables()),
-        "properties": make_properties_latex(*_properties()),
+        "properties": make_properties_latex(_properties()),
         "nasty": nasty,
     }
     for name, latex in parts.items():

@@ -131,7 +131,7 @@ def make_gallery_with(label: str) -> Gallery:
 def test_the_page_leads_to_the_pages_of_tokens_where_there_are_any():
     link = '<a href="tokens/0-512/index.html">Tokens, n = 512</a>'
 
-    with_tokens = render_page(make_material(token_pages={"Tokens, n = 512": "tokens/0-512/index.html"}))
+    with_tokens = render_page(make_material(links={"Tokens, n = 512": "tokens/0-512/index.html"}))
 
     assert link in with_tokens
     assert "index.html" not in render_page(make_material())

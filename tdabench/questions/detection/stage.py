@@ -18,7 +18,6 @@ from tdabench.storage.records import load_record, load_tensors, make_record
 
 def detect(arguments: argparse.Namespace) -> None:
     """Rank the training examples by every method's suspicion, and the model's own loss; make the table and figure."""
-    from tdabench.evaluation.intervals import over_repeats
     from tdabench.questions.detection.report import write_detection
 
     experiment = load_experiment(arguments.experiment)
@@ -33,7 +32,7 @@ def detect(arguments: argparse.Namespace) -> None:
             rows += _detect_cell(experiment, arguments, place, files)
     settings = {"data": experiment.data, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=dict.fromkeys(inputs), seed=experiment.seed)
-    sys.stdout.write(write_detection(experiment, arguments.output, rows, record, over_repeats))
+    sys.stdout.write(write_detection(experiment, arguments.output, rows, record))
 
 
 def _detect_cell(

@@ -55,7 +55,6 @@ def remove(arguments: argparse.Namespace) -> None:
 
 def contrast(arguments: argparse.Namespace) -> None:
     """Compare every method's removals with matched random ones and with each other; make tables and figure."""
-    from tdabench.evaluation.intervals import over_repeats
     from tdabench.questions.removal.report import write_removal
 
     torch.set_num_threads(1)
@@ -72,7 +71,7 @@ def contrast(arguments: argparse.Namespace) -> None:
             pairs += cell_pairs
     settings = {"removal": experiment.removal, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=inputs, seed=experiment.seed)
-    sys.stdout.write(write_removal(experiment, arguments.output, rows, pairs, record, over_repeats))
+    sys.stdout.write(write_removal(experiment, arguments.output, rows, pairs, record))
 
 
 def _contrast_cell(
