@@ -292,7 +292,7 @@ def test_the_table_has_its_columns_and_a_row_for_methods_with_traces_alone(tiny)
     experiment, folder = tiny
     _save_cell(folder, _losses())
 
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     (row,) = _rows(folder)
     assert list(row) == [
@@ -317,7 +317,7 @@ def test_the_table_has_what_is_known_of_the_checkpoints_neighbourhood(tiny):
     for name in ("random", "bif"):
         _result(cell, name)
 
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     (row,) = _rows(folder)
     assert float(row["distance"]) == pytest.approx(3, abs=0.01)
@@ -333,7 +333,7 @@ def test_the_figure_is_drawn_of_traces_of_any_version(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses())
 
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     assert (folder / "figures/diagnostics.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / "figures/diagnostics.pdf").read_bytes()[:4] == b"%PDF"
@@ -367,7 +367,7 @@ def test_a_divergence_that_the_method_names_is_not_named_twice(tiny):
 def test_a_page_lists_what_the_diagnostics_say_once(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
     place = {"experiment": "tiny", "repeat": "0", "train_size": 120, "method": "bif", "nan_queries": 0}
     lds = pd.DataFrame([{**place, "status": add_warning("ok", folder / "0/120/diagnose/bif.json")}])
 
@@ -383,7 +383,7 @@ def test_without_any_traces_there_is_no_table(tiny):
         _save_scores(folder / "0/120", name, status="ok")
         _result(folder / "0/120", name)
 
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     assert not (folder / "tables").exists()
 
@@ -392,7 +392,7 @@ def test_draws_that_are_no_chain_have_a_row_with_gaps(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses(), markov=False)
 
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     (row,) = _rows(folder)
     assert [row[name] for name in ("rhat_median", "rhat_high", "effective_draws", "drift", "warning")] == [""] * 5
@@ -402,7 +402,7 @@ def test_draws_that_are_no_chain_have_a_row_with_gaps(tiny):
 def test_a_warning_of_the_table_is_among_the_pages_warnings(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses() + 9 * torch.arange(2)[:, None, None])
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     lines = list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {})
 
@@ -413,7 +413,7 @@ def test_a_warning_of_the_table_is_among_the_pages_warnings(tiny):
 def test_a_table_without_warnings_adds_none_to_the_page(tiny):
     experiment, folder = tiny
     _save_cell(folder, _losses())
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     assert list_warnings({"diagnostics": load_table(folder / "tables/diagnostics.csv")}, {}) == []
 
@@ -421,7 +421,7 @@ def test_a_table_without_warnings_adds_none_to_the_page(tiny):
 def test_numbers_that_are_infinite_become_gaps(tiny):
     experiment, folder = tiny
     _save_cell(folder, torch.arange(2.0)[:, None, None].expand(2, 200, 12))
-    write(experiment, folder, None)
+    write(experiment, folder, pd.DataFrame())
 
     (row,) = _rows(folder)
     assert (row["rhat_median"], row["drift"]) == ("", "")
@@ -433,7 +433,7 @@ def test_a_result_that_was_not_diagnosed_is_a_clear_error(tiny):
     save_json(folder / "0/120/diagnose/random.json", {"traces": False}, {})
 
     with pytest.raises(FileNotFoundError, match=r"bif\.json"):
-        write(experiment, folder, None)
+        write(experiment, folder, pd.DataFrame())
 
 
 def test_no_setting_changes_a_diagnosis():

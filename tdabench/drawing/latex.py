@@ -39,14 +39,14 @@ def to_latex(
         upright: Whether the other columns are narrow and centred, under names that stand upright.
     """
     cells = table.map(escape_latex)
-    names = [escape_latex(name) for name in table.columns]
-    cells.columns = [*names[:1], *(rf"\rotatebox{{90}}{{{name}}}" if upright else name for name in names[1:])]
-    columns = dict(zip(table.columns, cells.columns, strict=True))
-    for row, column in marked:
-        cells.loc[cells.index[row], columns[column]] += "$^{*}$"
+    first, *names = map(escape_latex, table.columns)
+    cells.columns = [first, *(rf"\rotatebox{{90}}{{{name}}}" if upright else name for name in names)]
+    columns = {name: place for place, name in enumerate(table.columns)}
     style = pd.DataFrame("", index=cells.index, columns=cells.columns)
+    for row, column in marked:
+        cells.iloc[row, columns[column]] += "$^{*}$"
     for row, column in bold:
-        style.loc[style.index[row], columns[column]] = "textbf: --rwrap;"
+        style.iloc[row, columns[column]] = "textbf: --rwrap;"
     text = (
         cells.style.hide(axis="index")
         .apply(lambda _: style, axis=None)

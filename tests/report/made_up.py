@@ -30,6 +30,8 @@ FIGURES = (
     "sweep_traces",
 )  # fmt: skip
 METHODS = ("ekfac", "bif", "gradsim", "random")
+LONG = "a_method_with_a_name_that_is_far_too_long_for_the_screen_of_any_phone_that_there_is"
+ATTACK = "<img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script>"
 GRID = {"step_size": (1e-4, 1e-3), "inverse_temperature": (10, 100, 1000), "localization": (1e3, 1e4)}
 
 

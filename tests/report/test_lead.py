@@ -73,15 +73,9 @@ def test_a_table_of_pairs_that_lacks_this_pair_decides_nothing(pairs):
     assert lead(make_lds(), pairs) == f"{LEAD}."
 
 
-def test_a_single_method_leads_nobody():
+def test_without_another_method_a_score_or_a_ceiling_the_lead_says_less():
     assert lead(make_lds(("bif",), repeats=1)).endswith("of the ceiling); no other method has one.")
-
-
-def test_no_score_is_no_lead():
     assert lead(make_lds(unsupported=("ekfac", "bif", "gradsim", "random"))) == "No method has an LDS."
-
-
-def test_no_ceiling_is_no_share():
     assert "ceiling" not in lead(make_lds().assign(ceiling=None))
 
 
@@ -118,9 +112,6 @@ def test_queries_that_are_left_out_are_a_warning():
     assert lines == [
         "BIF (repeat 0, n = 100): 3 of 50 queries have a constant score or loss and are left out",
     ]
-
-
-def test_where_all_is_ok_there_is_no_warning():
     assert list_warnings({"lds": make_lds()}, {}) == []
 
 
@@ -175,16 +166,8 @@ def test_a_single_removed_example_and_a_single_method_need_other_words():
 
     assert removal(table[table["count"] == 1]).startswith("Without the example that BIF calls most helpful")
     assert removal(table).endswith("n = 400).")
-
-
-def test_removals_that_no_method_has_are_said_to_be_missing():
-    assert removal(make_removal().assign(effect=float("nan"))) == "No method has removals."
-
-
-def test_an_effect_of_one_query_has_no_interval():
-    table = make_removal(("bif",), repeats=1).assign(low=float("nan"))
-
-    assert "(no interval; n = 400)" in removal(table)
+    assert "(no interval; n = 400)" in removal(table.assign(low=float("nan")))
+    assert removal(table.assign(effect=float("nan"))) == "No method has removals."
 
 
 # Detection

@@ -31,20 +31,6 @@ def test_the_table_has_its_columns_and_answers_in_words():
     assert table["holds"].tolist() == ["yes", "not run", "no", "no"]
 
 
-def test_a_table_of_equal_answers_has_them_in_words_too():
-    row = {
-        "experiment": "tiny",
-        "method": "mine",
-        "property": "per_token",
-        "measured": "",
-        "how": "",
-        "title": "Per-token",
-    }
-
-    for holds, word in ((True, "yes"), (False, "no"), (None, "not run")):
-        assert make_properties_table([{**row, "holds": holds}] * 2)["holds"].tolist() == [word] * 2
-
-
 def test_the_papers_form_has_methods_as_columns_and_ticks_and_crosses():
     crossed = cross_properties(_table())
 

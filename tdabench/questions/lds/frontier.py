@@ -21,18 +21,13 @@ MEASURES = {
 
 @styled()
 def plot_frontier(
-    lds: pd.DataFrame,
-    cost: pd.DataFrame,
-    growth: pd.DataFrame | None,
-    null: pd.DataFrame | None,
+    lds: pd.DataFrame, cost: pd.DataFrame, growth: pd.DataFrame | None, null: pd.DataFrame | None,
     methods: Mapping[str, Any],
-) -> Figure:
+) -> Figure:  # fmt: skip
     """LDS of every method against what it cost, a row of panels a size: CPU seconds, and forward passes if counted.
 
-    A point is a method, in the mean over repeats, with its standard error (of one repeat, the bootstrap's interval).
-    A thin line joins methods that differ in one number alone, a thick one follows a method's first draws, and the grey
-    steps are the best that is to be had at each price. A method without any pass costs nothing to speak of: it is a
-    dashed line if it is above chance, and left out otherwise.
+    A point is a method's mean over repeats with its standard error (of one repeat, the bootstrap's interval). Grey
+    steps are the best at each price. A method without any pass is a dashed line above chance, and left out otherwise.
 
     Args:
         null: The table of what chance reaches.
