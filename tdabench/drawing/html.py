@@ -134,7 +134,8 @@ def make_table(
     if "repeat" in names and set(shown["repeat"]) <= {"all"}:
         names.remove("repeat")
     kept = shown[names].head(MOST_ROWS)
-    declared = [(COMMON | dict(columns or {})).get(name, Column(name)) for name in names]
+    known = COMMON | dict(columns or {})
+    declared = _drop_repeated([known.get(name, Column(name)) for name in names], kept)
     same = _same_in_every_row(kept, declared)
     makers = list(_cells_of(kept, [column for column in declared if column not in same], styles))
     rows = tuple(tuple(make(record) for _, make in makers) for record in kept.to_dict("records"))
@@ -143,6 +144,19 @@ def make_table(
         values = [f"{column.words} {_cell(kept[column.key].iloc[0], column, kept, styles).text}" for column in same]
         notes.append(f"In every row: {', '.join(values)}.")
     return HtmlTable(caption=caption, headers=tuple(header for header, _ in makers), rows=rows, note=" ".join(notes))
+
+
+def _drop_repeated(columns: Sequence[Column], table: pd.DataFrame) -> list[Column]:
+    """Leave out an interval that is another's in every row: with one repeat, Student's is the bootstrap's."""
+    pairs = [column for column in columns if column.high in table.columns]
+    dropped = {
+        end
+        for place, column in enumerate(pairs)
+        for other in pairs[:place]
+        if table[column.key].equals(table[other.key]) and table[column.high].equals(table[other.high])
+        for end in (column.key, column.high)
+    }
+    return [column for column in columns if column.key not in dropped]
 
 
 def _same_in_every_row(table: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:

@@ -1,6 +1,7 @@
 """How figures look: one colour a method, everywhere."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -67,9 +68,11 @@ def make_panels(width: float, height: float, *, across: int = 1, down: int = 1, 
     return figure, figure.subplots(down, across, squeeze=False, **shared)
 
 
-def write_title(figure: Figure, text: str, size: int = 9, **options: Any) -> None:
-    """Write a figure's title above its left edge."""
-    figure.suptitle(text, fontsize=size, x=0.01, ha="left", **options)
+def write_title(figure: Figure, text: str, size: int = 9) -> None:
+    """Write a figure's title from its left edge on, in as many lines as its width needs."""
+    letters = int(figure.get_figwidth() * 72 / (0.6 * size))
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(part, letters)]
+    figure.suptitle("\n".join(lines), fontsize=size, x=0.01, ha="left")
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:

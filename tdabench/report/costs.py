@@ -25,6 +25,8 @@ COST = declare(
 )  # fmt: skip
 HOW = {"seconds": "sum", "cpu_seconds": "sum", "passes": "sum", "peak_host_bytes": "max", "peak_device_bytes": "max",
        "disk_bytes": "sum"}  # fmt: skip
+SHORTEST = 1e-4  # seconds that a logarithmic axis shows
+NOTABLE = 0.01  # share of the seconds from which a fit is shown apart
 
 
 def write_costs(experiment: Experiment, folder: Path) -> pd.DataFrame:
@@ -94,22 +96,28 @@ def plot_cost(table: pd.DataFrame, methods: list[str]) -> Figure:
     for axes, size in zip(panels, sizes, strict=True):
         _draw_costs(axes, rows[rows["train_size"] == size], methods[::-1], styles)
         axes.set_title(f"n = {size}", loc="left")
-    write_title(figure, "hatched: fit; solid: score; mean over repeats", 8)
+    write_title(figure, "filled: fit and score together; hollow: fit alone; mean over repeats", 8)
     return figure
 
 
 def _draw_costs(axes: Axes, rows: pd.DataFrame, methods: list[str], styles: Styles) -> None:
-    means = rows.groupby(["method", "phase"])["seconds"].mean().unstack()
-    means = means.reindex(methods).reindex(columns=["fit", "score"]).fillna(0)
-    colours = [styles[method]["color"] for method in means.index]
-    names = [styles[method]["label"] for method in means.index]
-    axes.barh(names, means["fit"], color=colours, alpha=0.45, hatch="///", edgecolor="white", linewidth=0)
-    axes.barh(names, means["score"], left=means["fit"], color=colours)
-    total = means.sum(axis=1)
-    for place, seconds in enumerate(total):
-        text = f" {seconds:.3g} s" if seconds else " not run"
-        axes.text(seconds, place, text, va="center", fontsize=7.5)
-    axes.set_xlim(0, max(total.max() * 1.3, 1e-3))
+    means = rows.groupby(["method", "phase"])["seconds"].mean().unstack().reindex(methods)
+    total = means.sum(axis=1, min_count=1)
+    for place, (method, seconds) in enumerate(total.items()):
+        if pd.isna(seconds):
+            axes.text(0.02, place, "not run", va="center", fontsize=7.5, transform=axes.get_yaxis_transform())
+            continue
+        look = {"color": styles[method]["color"], "linestyle": "none", "marker": "o"}
+        axes.plot(max(seconds, SHORTEST), place, **look)
+        fit = means.loc[method].get("fit", 0.0)
+        if fit > NOTABLE * seconds:
+            axes.plot(max(fit, SHORTEST), place, **look, markerfacecolor="white")
+        axes.annotate(f"{seconds:.3g} s", (max(seconds, SHORTEST), place), xytext=(6, 0), textcoords="offset points",
+                      va="center", fontsize=7.5)  # fmt: skip
+    axes.set_yticks(range(len(methods)), [styles[method]["label"] for method in methods])
+    known = total.dropna().clip(lower=SHORTEST)
+    axes.set_xscale("log")
+    axes.set_xlim(known.min() / 2 if len(known) else SHORTEST, known.max() * 8 if len(known) else 1)
     axes.set_xlabel("wall-clock (s)")
     axes.grid(visible=False, axis="y")
 

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from tdabench.drawing.section import Results
 from tdabench.drawing.style import Styles, label_of
+from tdabench.drawing.table import count_repeats
 from tdabench.drawing.template import render_template
 from tdabench.drawing.words import drop_warning
 from tdabench.experiment.read import Experiment
@@ -19,6 +21,8 @@ from tdabench.report.gallery import Gallery, load_gallery
 from tdabench.report.provenance import describe_origin, describe_settings
 from tdabench.report.sections import make_sections
 from tdabench.storage.records import load_json, load_table
+
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
 
 def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
-    results = Results(tables=material.tables, figures=material.figures, confidence=material.confidence)
+    results = Results(tables=material.tables, figures=_drop_repetitions(material), confidence=material.confidence)
     questions = (*load_shown(["lds", *material.tables]), costs.SHOWN)
     return render_template(
         "report/templates/page.html.jinja",
@@ -78,22 +82,42 @@ def render_page(material: Material) -> str:
     )
 
 
+def _drop_repetitions(material: Material) -> Mapping[str, bytes]:
+    """Leave out the figure of single repeats where there is only one."""
+    lds = material.tables.get("lds")
+    alone = lds is not None and count_repeats(lds) == 1
+    return {name: figure for name, figure in material.figures.items() if not (alone and name == "lds_by_repeat")}
+
+
 def list_warnings(tables: Mapping[str, pd.DataFrame], styles: Styles) -> list[str]:
-    """List every status that is not ``ok``, and queries left out: each text once, with where it was."""
-    places: dict[tuple[str, str], list[str]] = {}
+    """List every status that is not ``ok``, and queries left out, with where it was.
+
+    Sentences of a method that differ in their numbers alone are one, with the numbers' range.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for table in tables.values():
         keys = [name for name in ("repeat", "train_size") if name in table.columns]
         for row in _one_by_one(table).to_dict("records"):
+            where = ", ".join(f"{'n =' if key == 'train_size' else 'repeat'} {row[key]}" for key in keys)
             for text in _complaints(row):
-                where = ", ".join(f"{'n =' if key == 'train_size' else 'repeat'} {row[key]}" for key in keys)
-                found = places.setdefault((label_of(str(row.get("method", "")), styles), text), [])
-                if where not in found:
-                    found.append(where)
+                method = label_of(str(row.get("method", "")), styles)
+                found.setdefault((method, NUMBER.sub("#", text)), {}).setdefault(where, text)
     lines = []
-    for (method, text), where in places.items():
-        found = "; ".join(place for place in where if place)
-        lines.append(f"{method or 'The experiment'}{f' ({found})' if found else ''}: {text}")
+    for (method, _), texts in found.items():
+        where = "; ".join(place for place in texts if place)
+        lines.append(f"{method or 'The experiment'}{f' ({where})' if where else ''}: {_merge(list(texts.values()))}")
     return lines
+
+
+def _merge(texts: list[str]) -> str:
+    """Make one of texts that differ in their numbers alone."""
+    columns = iter(zip(*(NUMBER.findall(text) for text in texts), strict=True))
+
+    def span(match: re.Match[str]) -> str:
+        numbers = sorted(set(next(columns)), key=lambda text: float(text.replace(",", "")))
+        return numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+    return NUMBER.sub(span, texts[0])
 
 
 def _complaints(row: dict[str, Any]) -> list[str]:
@@ -102,7 +126,7 @@ def _complaints(row: dict[str, Any]) -> list[str]:
     )
     told = drop_warning(str(status or "ok"))
     found = [] if told == "ok" else [told]
-    found += [str(warning)] if warning else []  # of the diagnostics
+    found += re.split(r"(?<=\.) (?=[A-Z])", str(warning)) if warning else []  # of the diagnostics
     if left_out and left_out > 0:
         found.append(f"{int(left_out)} of {int(row['queries'])} queries have a constant score or loss and are left out")
     return found

@@ -121,22 +121,28 @@ def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame
 def make_compared(methods=METHODS, sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
     """Make pairs, ranking, reliability, null and variance of the same LDS as ``make_lds``, from what a stage keeps."""
     comparisons = {
-        (repeat, size): _compare(methods, repeat, 0.05 * (size == min(sizes)))
+        # Repeats differ by so little that every pair is told apart, and have the mean of the table of the LDS.
+        (repeat, size): compare(
+            {
+                name: 0.7 - 0.1 * place + 0.05 * (size == min(sizes)) + 0.0002 * place * (repeat - 0.5)
+                for place, name in enumerate(methods)
+            },
+            repeat,
+        )
         for repeat in range(repeats)
         for size in sizes
     }
     return make_comparison_tables(comparisons, "made_up")
 
 
-def _compare(methods: tuple[str, ...], repeat: int, more: float) -> dict[str, Any]:
-    # Repeats differ by so little that every pair is told apart, and have the mean of the table of the LDS.
-    lds = {name: 0.7 - 0.1 * place + more + 0.0002 * place * (repeat - 0.5) for place, name in enumerate(methods)}
+def compare(lds: dict[str, float], repeat: int) -> dict[str, Any]:
+    """Make what a cell's comparison finds, of methods with these LDS."""
     pairs = [
         {"first": first, "second": second, "difference": lds[first] - lds[second],
          "low": lds[first] - lds[second] - 0.05, "high": lds[first] - lds[second] + 0.05, "standard_error": 0.025,
          "p_value": 0.001, "p_holm": 0.003, "bootstrap_low": lds[first] - lds[second] - 0.05,
          "bootstrap_high": lds[first] - lds[second] + 0.05}
-        for first, second in itertools.combinations(methods, 2)
+        for first, second in itertools.combinations(lds, 2)
     ]  # fmt: skip
     variance = {"queries": 1e-4, "subsets": 2e-4, "retrains": 1e-4, "checkpoint": None, "sampler": None}
     described = {

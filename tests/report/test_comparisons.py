@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import pytest
+from made_up import compare
 
 from tdabench.drawing.style import COLOURS
 from tdabench.evaluation.intervals import over_repeats
@@ -162,31 +163,12 @@ def _lds_table() -> pd.DataFrame:
 
 
 def _comparison(repeat: int) -> dict:
-    lds = dict(zip(NAMES, LDS[repeat], strict=True))
-    pairs = [("bif", "ekfac"), ("bif", "random"), ("ekfac", "random")]
-    return {
-        "confidence": 0.95,
-        "retrains": 2,
-        "subsets": 50,
-        "diverged_retrains": 1,
-        "methods": {
-            name: {"lds": value, "draws": [value - 0.01, value, value + 0.01], "share": value / 0.8,
-                   "share_low": value - 0.1, "share_high": value + 0.1, "null_low": -0.1, "null_high": 0.1,
-                   "p_value": 0.01,
-                   "variance": {"queries": 1e-4, "subsets": 3e-4 + 2e-4 * repeat, "retrains": 2e-4,
-                                "checkpoint": None, "sampler": None}}
-            for name, value in lds.items()
-        },
-        "pairs": [
-            {"first": a, "second": b, "difference": lds[a] - lds[b], "low": lds[a] - lds[b] - 0.05,
-             "high": lds[a] - lds[b] + 0.05, "bootstrap_low": lds[a] - lds[b] - 0.05,
-             "bootstrap_high": lds[a] - lds[b] + 0.05, "standard_error": 0.025, "p_value": 0.001, "p_holm": 0.003}
-            for a, b in pairs
-        ],
-        "ranking": [{"method": name, "lds": value, "group": "abc"[place]}
-                    for place, (name, value) in enumerate(lds.items())],
-        "reliability": {"agreement": 0.4 + 0.1 * repeat, "agreement_low": 0.3, "agreement_high": 0.5 + 0.1 * repeat,
-                        "ceiling": 0.75 + 0.05 * repeat, "ceiling_low": 0.7, "ceiling_high": 0.9,
-                        "oracle": 0.1 + 0.05 * repeat, "oracle_low": 0.0, "oracle_high": 0.3},
-        "unsupported": {},
+    part = compare(dict(zip(NAMES, LDS[repeat], strict=True)), repeat) | {"diverged_retrains": 1}
+    for method in part["methods"].values():
+        value = method["lds"]
+        method |= {"share": value / 0.8, "share_low": value - 0.1, "share_high": value + 0.1}
+        method["variance"] |= {"queries": 1e-4, "subsets": 3e-4 + 2e-4 * repeat, "retrains": 2e-4}
+    part["reliability"] |= {
+        "agreement": 0.4 + 0.1 * repeat, "ceiling": 0.75 + 0.05 * repeat, "oracle": 0.1 + 0.05 * repeat
     }  # fmt: skip
+    return part

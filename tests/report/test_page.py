@@ -176,6 +176,27 @@ def test_material_is_every_table_and_png_figure_of_the_folder(tmp_path, tiny_exp
     assert set(METHODS) == set(material.tables["lds"]["method"])
 
 
+def test_the_report_reaches_questions_by_their_names_alone():
+    """So that a plain LDS experiment imports no other question's code."""
+    sources = [path.read_text() for path in (REPOSITORY / "tdabench").glob("report/*.py")]
+    own = [(REPOSITORY / "tdabench/questions" / name).rglob("*.py") for name in ("lds", "diagnostics")]
+
+    found = re.findall(r"tdabench\.questions\.(\w+)", "".join(sources))
+    others = {
+        name
+        for paths in own
+        for path in paths
+        for name in re.findall(
+            r"import tdabench\.questions\.(\w+)|from "
+            r"tdabench\.questions\.(\w+)",
+            path.read_text(),
+        )
+    }
+
+    assert found == []
+    assert {one or other for one, other in others} <= {"lds", "diagnostics"}
+
+
 def test_every_file_that_is_no_code_is_installed_with_the_package():
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     patterns = settings["tool"]["setuptools"]["package-data"]["tdabench"]

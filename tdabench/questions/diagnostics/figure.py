@@ -59,7 +59,7 @@ def plot_loss_traces(traces: Sequence[LossTraces]) -> Figure:
         "first repeat; colours: mean training loss at each draw, a chain each; grey: minibatches; dashed: the "
         "checkpoint's"
     )
-    write_title(figure, title, 8, wrap=True)
+    write_title(figure, title, 8)
     return figure
 
 

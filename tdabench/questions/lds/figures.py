@@ -27,7 +27,7 @@ def plot_lds(table: pd.DataFrame, null: pd.DataFrame | None = None) -> Figure:
     figure, ((axes,),) = make_panels(6.4, 3.9)
     _draw_chance(axes, null, along_sizes=draw is _draw_sizes)
     draw(axes, shown, method_styles(table["method"]))
-    axes.set_title(f"{table['experiment'].iloc[0]}: LDS, {band}", loc="left", fontsize=9)
+    write_title(figure, f"{table['experiment'].iloc[0]}: LDS, {band}")
     if draw is _draw_sizes:
         figure.legend(loc="outside right center")
     return figure
@@ -140,6 +140,7 @@ def plot_pairs(pairs: pd.DataFrame, ranking: pd.DataFrame, order: pd.DataFrame) 
     Args:
         order: The LDS table: it gives the methods their colours, as in the other figures.
     """
+    repeated = count_repeats(pairs) > 1
     pairs, ranking = (table[table["repeat"] == "all"] for table in (pairs, ranking))
     ranking = ranking[ranking["lds"].notna()]
     sizes = sorted(ranking["train_size"].unique().tolist())
@@ -151,10 +152,8 @@ def plot_pairs(pairs: pd.DataFrame, ranking: pd.DataFrame, order: pd.DataFrame) 
         ranked = ranking[ranking["train_size"] == size]
         _draw_pairs(axes, pairs[pairs["train_size"] == size], ranked, styles)
         axes.set_title(f"n = {size:,}", loc="left")
-    title = (
-        "LDS less that of the best method; thick: subsets and queries resampled, thin: Student's t over repeats.\n"
-        "Methods that share a letter are not told apart (Holm)."
-    )
+    lines = "thick: subsets and queries resampled, thin: Student's t over repeats" if repeated else "bootstrap interval"
+    title = f"LDS less that of the best method; {lines}.\nMethods that share a letter are not told apart (Holm)."
     write_title(figure, title, 8)
     return figure
 
