@@ -158,7 +158,7 @@ def lead_removal(results: Results) -> list[str]:
         return [f"{sentence}."]
     second = rows.iloc[1]
     pairs = results.at("removal_differences", train_size=size, count=count)
-    pairs = pairs.rename(columns={"method": "first", "other": "second"})
+    pairs = pairs.assign(first=pairs["method"], second=pairs["other"]) if len(pairs) else pairs
     gap = write_score(best["effect"] - second["effect"])
     verdict = judge_difference(pairs, size, best["method"], second["method"], confidence)
     return [f"{sentence}: {gap} more than {results.label(second['method'])}{verdict.replace(': ', ', ', 1)}."]
