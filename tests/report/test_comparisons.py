@@ -40,18 +40,6 @@ def test_shares_of_the_ceiling_over_repeats_have_students_interval_and_a_single_
     assert one[columns].tolist() == pytest.approx([0.75, 0.5, 0.7])
 
 
-def test_a_method_without_a_share_has_none_over_repeats():
-    comparisons = {(repeat, 100): _comparison(repeat) for repeat in range(2)}
-    for part in comparisons.values():
-        part["methods"]["random"]["share"] = None
-
-    ranking = make_comparison_tables(comparisons, "tiny")["ranking"]
-
-    shares = ranking[ranking["repeat"] == "all"].set_index("method")["share_of_ceiling"]
-    assert math.isnan(shares["random"])
-    assert shares["bif"] == pytest.approx(0.8125)
-
-
 def test_reliability_over_repeats_is_the_mean_and_counts_all_that_diverged():
     table = _tables(range(3))["reliability"]
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tdabench.drawing.labels import Label, place_labels
-from tdabench.drawing.style import COLOURS, find_base, method_styles, shade
+from tdabench.drawing.style import COLOURS, find_base, method_styles
 from tdabench.experiment.components import Component
 from tdabench.questions.lds.frontier import find_lines, make_frontier_table, plot_frontier, short_labels
 
@@ -144,18 +144,6 @@ def test_a_figure_needs_no_method_that_draws(cost, growth):
     assert "BIF" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_the_same_tables_give_the_same_figure(cost):
-    first, second = (_draw(_plot(cost)) for _ in range(2))
-
-    assert np.array_equal(first, second)
-
-
-def _draw(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
-
-
 # Names
 
 
@@ -231,10 +219,6 @@ def test_variants_have_shades_of_their_methods_colour_from_light_to_dark_and_its
     assert styles["trak_3x500"]["label"] == "TRAK 3x500"
     assert {styles[method]["marker"] for method in methods[:4]} == {styles["trak"]["marker"]}
     assert styles["mine"]["label"] == "mine"
-
-
-def test_a_single_variant_keeps_its_methods_colour():
-    assert shade("#56b4e9", 0, 1) == "#56b4e9"
 
 
 def test_labels_of_a_line_are_shortened_only_if_one_word_differs():

@@ -5,7 +5,7 @@ from made_up import make_compared, make_detection, make_lds, make_pairs, make_re
 
 from tdabench.drawing.html import styles_of
 from tdabench.drawing.section import Results
-from tdabench.questions import QUESTIONS, load_shown
+from tdabench.questions import load_shown
 from tdabench.report.page import list_warnings
 
 LEAD = "EK-FAC leads at n = 400 with an LDS of 0.700 (83\N{NO-BREAK SPACE}% of the ceiling), 0.100 above BIF"
@@ -18,7 +18,7 @@ def lead(lds: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
 
 def summarise(tables: dict[str, pd.DataFrame]) -> list[str]:
     results = Results(tables=tables, figures={}, confidence=0.95)
-    return [sentence for shown in load_shown(QUESTIONS) for sentence in shown.lead(results)]
+    return [sentence for shown in load_shown(["lds", *tables]) for sentence in shown.lead(results)]
 
 
 def test_the_lead_names_method_size_score_share_of_ceiling_and_distance():

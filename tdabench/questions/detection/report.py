@@ -138,8 +138,6 @@ def _area(row: Mapping[str, Any]) -> Cell:
 
 def lead_detection(results: Results) -> list[str]:
     """Say which method finds the planted wrong labels best, at the largest size, beside the models' own loss."""
-    if "detection" not in results.tables:
-        return []
     rows = at_largest(results.tables["detection"])
     rows = rows[rows["auc"].notna()].sort_values("auc", ascending=False, kind="stable")
     alone, methods = (rows[found] for found in (rows["detector"] == "loss", rows["detector"] != "loss"))

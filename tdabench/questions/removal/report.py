@@ -140,8 +140,6 @@ def _cross_counts(results: Results, size: int, caption: str) -> HtmlTable:
 
 def lead_removal(results: Results) -> list[str]:
     """Say whose most helpful examples are missed most, at the largest size and count, and whether that is real."""
-    if "removal" not in results.tables:
-        return []
     rows, confidence = at_largest(results.tables["removal"]), results.confidence
     rows = rows[(rows["count"] == rows["count"].max()) & rows["effect"].notna()]
     rows = rows.sort_values("effect", ascending=False, kind="stable")
