@@ -16,8 +16,7 @@ from PIL import Image
 from tdabench.evaluation.pairs import rank_with_groups
 from tdabench.questions.detection.report import make_detection_table
 from tdabench.questions.diagnostics.report import DIAGNOSTICS
-from tdabench.questions.lds.agreement_table import AGREEMENT
-from tdabench.questions.lds.tables import EXTRAPOLATION, GROWTH, LDS, PAIRS, make_comparison_tables
+from tdabench.questions.lds.tables import AGREEMENT, EXTRAPOLATION, GROWTH, LDS, PAIRS, make_comparison_tables
 from tdabench.questions.properties.report import make_properties_table
 from tdabench.questions.removal.report import DIFFERENCES, make_removal_table
 from tdabench.questions.sweep.report import declare_sweep

@@ -4,7 +4,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tdabench.questions.lds.agreement_table import AGREEMENT, plot_agreement
+from tdabench.questions.lds.agreement_table import plot_agreement
+from tdabench.questions.lds.tables import AGREEMENT
 
 METHODS = ("bif", "ekfac", "mine")
 COLUMNS = (

@@ -1,4 +1,4 @@
-"""How much methods agree: table and figure."""
+"""The figure of how much methods agree."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from tdabench.drawing.columns import interval, score
 from tdabench.drawing.style import make_panels, method_styles, styled, write_title
-from tdabench.drawing.table import PLACE, count_repeats, declare
-
-AGREEMENT = declare(
-    "agreement", PLACE, "first second", score("rank_correlation"), *interval("rank_"), score("overlap", "Overlap"),
-    *interval("overlap_", "Its interval"), "top queries", score("harmful_overlap", "Overlap, harmful"),
-    *interval("harmful_", "Its interval"), "nan_queries",
-    keys=("train_size", "first", "second"), added=("queries", "nan_queries"),
-    means={"rank_correlation": "rank_", "overlap": "overlap_", "harmful_overlap": "harmful_"},
-)  # fmt: skip
+from tdabench.drawing.table import count_repeats
 
 
 @styled(**{"axes.grid": False})

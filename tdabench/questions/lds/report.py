@@ -7,21 +7,15 @@ import pandas as pd
 from tdabench.drawing.files import write_figures
 from tdabench.drawing.section import Shown, by_size, load_topics
 from tdabench.experiment.read import Experiment
-from tdabench.questions.lds.agreement_table import AGREEMENT, plot_agreement
+from tdabench.questions.lds.agreement_table import plot_agreement
 from tdabench.questions.lds.figures import plot_lds, plot_lds_by_repeat, plot_pairs
 from tdabench.questions.lds.frontier import plot_frontier
 from tdabench.questions.lds.lead import lead_lds
 from tdabench.questions.lds.page_tables import null_table, rank_table, variance_table
 from tdabench.questions.lds.paper import summarise, write_paper_tables
 from tdabench.questions.lds.tables import (
-    EXTRAPOLATION,
-    GROWTH,
-    LDS,
-    NULL,
-    PAIRS,
-    RANKING,
-    RELIABILITY,
-    VARIANCE,
+    AGREEMENT,
+    TABLES,
     find_tied,
     make_comparison_tables,
     make_growth_tables,
@@ -32,8 +26,6 @@ from tdabench.questions.lds.tables import (
 )
 from tdabench.storage.cell import cells_of
 from tdabench.storage.records import load_table
-
-TABLES = (LDS, PAIRS, RANKING, RELIABILITY, NULL, VARIANCE, GROWTH, EXTRAPOLATION, AGREEMENT)
 
 
 def write(experiment: Experiment, folder: Path, cost: pd.DataFrame) -> str:

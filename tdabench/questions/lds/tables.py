@@ -46,6 +46,14 @@ EXTRAPOLATION = declare(
     keys=("train_size", "method"), means={"lds_limit": ""},
     averaged=("lds", "monte_carlo_error", "c", "reliability"), joined=("note",), whole=("chains", "draws"),
 )  # fmt: skip
+AGREEMENT = declare(
+    "agreement", PLACE, "first second", score("rank_correlation"), *interval("rank_"), score("overlap", "Overlap"),
+    *interval("overlap_", "Its interval"), "top queries", score("harmful_overlap", "Overlap, harmful"),
+    *interval("harmful_", "Its interval"), "nan_queries",
+    keys=("train_size", "first", "second"), added=("queries", "nan_queries"),
+    means={"rank_correlation": "rank_", "overlap": "overlap_", "harmful_overlap": "harmful_"},
+)  # fmt: skip
+TABLES = (LDS, PAIRS, RANKING, RELIABILITY, NULL, VARIANCE, GROWTH, EXTRAPOLATION, AGREEMENT)
 SOURCES = ("queries", "subsets", "retrains", "checkpoint", "sampler")
 
 Rows = list[dict[str, Any]]
