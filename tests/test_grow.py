@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
-from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.sections import RemovalSettings
 from tdabench.questions.lds.stage import judge
-from tdabench.report.growth import write_growth
+from tdabench.questions.lds.tables import EXTRAPOLATION, GROWTH, make_growth_tables
 from tdabench.seeds import make_generator
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_tensors, make_record, save_json, save_tensors
@@ -219,7 +218,8 @@ def test_the_table_of_growth_has_every_point_and_their_means_over_repeats(tmp_pa
     for repeat, mean in enumerate((0.4, 0.6)):
         _save_growth(tmp_path, repeat, mean, 0.7)
 
-    table = write_growth(EXPERIMENT, tmp_path, over_repeats)
+    table = make_growth_tables(EXPERIMENT, tmp_path)["growth"]
+    GROWTH.write(tmp_path, table)
 
     rows = _rows(tmp_path, "growth")
     assert list(rows[0]) == [
@@ -240,7 +240,7 @@ def test_the_table_of_limits_has_a_row_for_methods_with_traces_and_the_reason_wh
     _save_growth(tmp_path, 0, 0.4, 0.7)
     _save_growth(tmp_path, 1, 0.6, None, "too few")
 
-    write_growth(EXPERIMENT, tmp_path, over_repeats)
+    EXTRAPOLATION.write(tmp_path, make_growth_tables(EXPERIMENT, tmp_path)["extrapolation"])
 
     rows = _rows(tmp_path, "extrapolation")
     assert list(rows[0]) == [
@@ -264,5 +264,4 @@ def test_without_any_traces_there_are_no_tables(tmp_path):
         growth = {"bif": {"status": "no growth", "traces": False, "growth": False}}
         save_json(Cell(tmp_path, repeat, 250).judgement, {"growth": growth}, make_record({}))
 
-    assert write_growth(EXPERIMENT, tmp_path, over_repeats) is None
-    assert not (tmp_path / "tables").exists()
+    assert make_growth_tables(EXPERIMENT, tmp_path) == {}
