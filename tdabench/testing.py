@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
-from tdabench.attributors.run import batches_of, run_attributor, run_chain, score_chains
+from tdabench.attributors.running.run import batches_of, run_attributor, run_chain, score_chains
 from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
 
@@ -87,7 +87,7 @@ def _check_chains(
         raise ValueError(
             f"{name} gives other scores if its chains are sampled apart (largest difference "
             f"{(apart - scores).abs().max():.3g}): derive each chain's stream from the generator by "
-            "tdabench.attributors.sampling.chains.chain_generator, and let attribute() be score_chains() of all chains."
+            "tdabench.attributors.base.chain_generator, and let attribute() be score_chains() of all chains."
         )
 
 

@@ -112,7 +112,7 @@ from pathlib import Path
 import torch
 
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.sampling.chains import chain_generator
+from tdabench.attributors.base import chain_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

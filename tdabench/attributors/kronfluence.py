@@ -19,7 +19,7 @@ from tdabench.attributors.adapters.kronfluence_processes import data_parallel
 from tdabench.attributors.adapters.kronfluence_task import make_task, output_embeddings, tracked_layers
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
-from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.running.run import AttributionWarning
 from tdabench.cost import phase
 from tdabench.examples import is_text
 from tdabench.seeds import isolated_random_state

@@ -21,7 +21,7 @@ from tdabench.storage.records import load_json, load_record, load_tensors, save_
 
 if TYPE_CHECKING:
     from tdabench.attributors.base import Problem
-    from tdabench.attributors.run import Attribution
+    from tdabench.attributors.running.run import Attribution
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def attribute(arguments: argparse.Namespace) -> None:
 def sample(arguments: argparse.Namespace) -> None:
     """Sample one chain of a method; the file is empty, and says why, if the method does not sample chains apart."""
     from tdabench.attributors.base import ChainAttributor, Unsupported
-    from tdabench.attributors.run import run_chain
+    from tdabench.attributors.running.run import run_chain
 
     bench = Bench(arguments)
     component = find_method(bench, arguments)
@@ -129,7 +129,7 @@ def _attribute(
 ) -> "Attribution":
     """Make scores of a method's chains where they were sampled apart, or run it whole."""
     from tdabench.attributors.base import Unsupported
-    from tdabench.attributors.run import score_chains
+    from tdabench.attributors.running.run import score_chains
 
     records = [load_record(path) for path in arguments.chains]
     for record in records:
@@ -174,7 +174,7 @@ def _run(
     stream: tuple[str | int, ...],
     first: int = 0,
 ) -> "Attribution":
-    from tdabench.attributors.run import run_attributor
+    from tdabench.attributors.running.run import run_attributor
 
     problem = make_problem(bench, arguments, query, workspace=_make_workspace(arguments, folder), first=first)
     return run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))

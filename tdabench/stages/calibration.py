@@ -54,7 +54,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(bench: Bench, arguments: argparse.Namespace, attributor: Any) -> tuple[dict[str, Any], Any]:
-    from tdabench.attributors.run import run_calibration
+    from tdabench.attributors.running.run import run_calibration
 
     with tempfile.TemporaryDirectory() as folder:
         problem = make_problem(bench, arguments, query_of(bench), workspace=Path(folder))

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 def methods(arguments: argparse.Namespace) -> None:
     """List the built-in methods."""
-    from tdabench.attributors.catalogue import describe_methods
+    from tdabench.attributors.running.catalogue import describe_methods
 
     sys.stdout.write(describe_methods())
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from tdabench.attributors.base import Attributor, Problem
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.running.run import run_attributor
 from tdabench.cost import current_phase
 from tdabench.questions.properties.problems import rewrite
 from tdabench.seeds import make_generator

@@ -91,7 +91,7 @@ def measure_run(arguments: argparse.Namespace, queries: int, repeat: int, worksp
         OutOfMemory: If the device has too little.
     """
     from tdabench.attributors.base import Diverged, OutOfDisk, Problem, Unsupported
-    from tdabench.attributors.run import run_attributor
+    from tdabench.attributors.running.run import run_attributor
     from tdabench.training.losses import losses_of
 
     experiment = load_experiment(arguments.experiment)

@@ -18,7 +18,7 @@ from tdabench.storage.records import load_record, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from tdabench.attributors.base import Problem
-    from tdabench.attributors.run import Attribution
+    from tdabench.attributors.running.run import Attribution
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _try(
 ) -> tuple["Attribution | None", str]:
     """Run the method; return no attribution where it says that there is none, and the status."""
     from tdabench.attributors.base import Diverged, Unsupported
-    from tdabench.attributors.run import run_attributor
+    from tdabench.attributors.running.run import run_attributor
 
     try:
         attribution = run_attributor(attributor, problem, generator=make_generator(bench.experiment.seed, *stream))

@@ -70,7 +70,7 @@ def _score(
     bench: Bench, arguments: argparse.Namespace, attributor: Any, train: Int[Tensor, "query chosen"]
 ) -> tuple[Any, dict[str, Tensor]]:
     """Score the tokens of all that was chosen for any query, and return each query its own."""
-    from tdabench.attributors.run import run_token_attributor
+    from tdabench.attributors.running.run import run_token_attributor
     from tdabench.examples import take
 
     some, places = train.unique(return_inverse=True)
