@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
-from tdabench.attributors.run import batches_of, run_attributor, run_chain, score_chains
+from tdabench.attributors.running.run import batches_of, run_attributor, run_chain, score_chains
 from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
 
@@ -87,7 +87,7 @@ def _check_chains(
         raise ValueError(
             f"{name} gives other scores if its chains are sampled apart (largest difference "
             f"{(apart - scores).abs().max():.3g}): derive each chain's stream from the generator by "
-            "tdabench.attributors.sampling.chains.chain_generator, and let attribute() be score_chains() of all chains."
+            "tdabench.attributors.base.chain_generator, and let attribute() be score_chains() of all chains."
         )
 
 
@@ -207,13 +207,18 @@ def _train_small(train: Examples, width: int, generator: torch.Generator) -> nn.
     return _fit(model, _cross_entropy, train)
 
 
-def _fit(model: nn.Module, loss: LossFn, train: Examples) -> nn.Module:
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss(model, train).mean().backward()
-        optimizer.step()
-    model.zero_grad()
+def _fit(model: nn.Module, loss: LossFn, train: Examples, *, rate: float = 0.02) -> nn.Module:
+    # Adam (Kingma & Ba, 2015), as torch.optim has it, which would import torch._dynamo: two seconds of a CPU.
+    parameters = [*model.parameters()]
+    moments = [(torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in parameters]
+    for step in range(1, 31):
+        gradients = torch.autograd.grad(loss(model, train).mean(), parameters)
+        with torch.no_grad():
+            for parameter, gradient, (mean, square) in zip(parameters, gradients, moments, strict=True):
+                mean.lerp_(gradient, 1 - 0.9)
+                square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+                size = (square.sqrt() / (1 - 0.999**step) ** 0.5).add_(1e-8)
+                parameter.addcdiv_(mean, size, value=-rate / (1 - 0.9**step))
     return model.eval()
 
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tdabench.attributors.base import Problem, num_examples
+from tdabench.attributors.base import Problem, chain_generator, num_examples
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.bm25 import BM25
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.sampling.chains import chain_generator
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, check_attributor, make_image_problem, make_text_problem, quadratic_loss

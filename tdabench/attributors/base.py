@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from tdabench.examples import Examples as Examples  # authors of a method find them here
 from tdabench.examples import batches as batches
+from tdabench.examples import device_of as device_of
 from tdabench.examples import num_examples as num_examples
 from tdabench.examples import take as take
+from tdabench.seeds import fork_generator
 
 LossFn = Callable[[nn.Module, Examples], Tensor]
 
@@ -80,8 +82,7 @@ class ChainAttributor(Attributor, Protocol):
 
         Args:
             chain: Which one, from 0.
-            generator: The same for every chain: derive the chain's own stream from it
-                (``tdabench.attributors.sampling.chains.chain_generator``).
+            generator: The same for every chain: derive the chain's own stream from it with ``chain_generator``.
 
         Returns:
             What ``score_chains`` needs of it, as tensors by name.
@@ -201,3 +202,17 @@ class Diverged(ValueError):
 def copy_model(model: nn.Module) -> nn.Module:
     """Copy a model, in eval mode, so that a library may change it."""
     return copy.deepcopy(model).eval()
+
+
+def chain_generator(problem: Problem, chain: int, generator: torch.Generator) -> torch.Generator:
+    """Return the stream of a chain, on the examples' device; the method's generator is left where it is.
+
+    So chains can be sampled in any order, in any number of processes.
+
+    Args:
+        chain: Which one, from 0.
+        generator: The method's, as ``attribute`` gets it.
+    """
+    copy = torch.Generator(device=generator.device)
+    copy.set_state(generator.get_state())
+    return [fork_generator(copy, device_of(problem.train)) for _ in range(chain + 1)][-1]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
-from tdabench.attributors.passes import FORWARD, counted
+from tdabench.attributors.running.passes import FORWARD, counted
 from tdabench.examples import batch_size_of
 from tdabench.runtime.progress import progress
 

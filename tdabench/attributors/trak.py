@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -15,8 +15,8 @@ from trak.modelout_functions import AbstractModelOutput
 from tdabench.attributors.adapters.kronfluence_task import output_embeddings
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
 from tdabench.attributors.adapters.traker_margins import RowOutput, compute_in_chunks
-from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, num_examples
-from tdabench.attributors.passes import FORWARD, GRADIENT, counted
+from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, device_of, num_examples
+from tdabench.attributors.running.passes import FORWARD, GRADIENT, counted
 from tdabench.attributors.sampling.restriction import require_patterns, restrict_model
 from tdabench.cost import phase
 from tdabench.examples import is_text
@@ -25,6 +25,9 @@ from tdabench.seeds import isolated_random_state
 
 # Memory of a batch's gradients by default, for language models.
 GRADIENT_BYTES = 2**30
+
+# Makes batches as traker takes them, each with how many examples it has.
+Batches = Callable[[], Iterator[tuple[tuple[Tensor, Tensor], int]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ class TRAK:
                 train_set_size=num_train,
                 save_dir=str(problem.workspace / "traker"),
                 load_from_save_dir=True,
-                device=str(next(iter(problem.train.values())).device),
+                device=str(device_of(problem.train)),
                 gradient_computer=computer,
                 proj_dim=proj_dim,
                 use_half_precision=False,
@@ -95,20 +98,8 @@ class TRAK:
                 lambda_reg=self.regularization,
                 logging_level=logging.WARNING,
             )
-            with phase("fit"):
-                for index, state in enumerate(progress(states, "TRAK features")):
-                    traker.load_checkpoint(state, model_id=index)
-                    for batch, count in _as_tuples(problem.train, names, batch_size):
-                        with counted((GRADIENT + FORWARD) * count):  # a margin's gradient, then the loss's weight
-                            traker.featurize(batch, num_samples=count)
-                traker.finalize_features()
-            for index, state in enumerate(progress(states, "TRAK queries")):
-                traker.start_scoring_checkpoint("queries", state, model_id=index, num_targets=num_query)
-                for batch, count in _as_tuples(problem.query, names, batch_size):
-                    with counted(GRADIENT * count):
-                        traker.score(batch, num_samples=count)
-            # traker gives (train, query); positive means that the example raises the query's margin: helpful.
-            return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
+            _featurize(traker, states, lambda: _as_tuples(problem.train, names, batch_size))
+            return _score(traker, states, lambda: _as_tuples(problem.query, names, batch_size), num_query)
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
         """Return the most examples whose gradients are in memory at once."""
@@ -156,6 +147,28 @@ class TRAK:
                 f"TRAK is asked for {self.checkpoints} checkpoints and there are {len(problem.models)}: "
                 "raise the experiment's key checkpoints."
             )
+
+
+def _featurize(traker: TRAKer, states: list[dict[str, Tensor]], make_batches: Batches) -> None:
+    with phase("fit"):
+        for index, state in enumerate(progress(states, "TRAK features")):
+            traker.load_checkpoint(state, model_id=index)
+            for batch, count in make_batches():
+                with counted((GRADIENT + FORWARD) * count):  # a margin's gradient, then the loss's weight
+                    traker.featurize(batch, num_samples=count)
+        traker.finalize_features()
+
+
+def _score(
+    traker: TRAKer, states: list[dict[str, Tensor]], make_batches: Batches, num_query: int
+) -> Float[Tensor, "query train"]:
+    for index, state in enumerate(progress(states, "TRAK queries")):
+        traker.start_scoring_checkpoint("queries", state, model_id=index, num_targets=num_query)
+        for batch, count in make_batches():
+            with counted(GRADIENT * count):
+                traker.score(batch, num_samples=count)
+    # traker gives (train, query); positive means that the example raises the query's margin: helpful.
+    return torch.as_tensor(traker.finalize_scores("queries")).T.clone()
 
 
 def _as_tuples(examples: Examples, names: tuple[str, str], size: int) -> Iterator[tuple[tuple[Tensor, Tensor], int]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Diverged, Problem, Unsupported
-from tdabench.attributors.run import Attribution, run_attributor, run_calibration, run_chain, score_chains
+from tdabench.attributors.running.run import Attribution, run_attributor, run_calibration, run_chain, score_chains
 from tdabench.examples import Examples, num_examples
 from tdabench.experiment.components import Component, instantiate
 from tdabench.experiment.read import Experiment

@@ -10,7 +10,7 @@ from tdabench.experiment.components import Component, instantiate
 
 def methods() -> None:
     """List the built-in methods."""
-    from tdabench.attributors.catalogue import describe_methods
+    from tdabench.attributors.running.catalogue import describe_methods
 
     sys.stdout.write(describe_methods())
 

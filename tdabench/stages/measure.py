@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tdabench.attributors.base import Calibrated, ChainAttributor, Problem, Unsupported
-from tdabench.attributors.run import batches_of, run_attributor, run_calibration, run_chain, score_chains
+from tdabench.attributors.running.run import batches_of, run_attributor, run_calibration, run_chain, score_chains
 from tdabench.cost import Cost, measure_cost
 from tdabench.data.base import Data
 from tdabench.examples import Examples, batch_size_of

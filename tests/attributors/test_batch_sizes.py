@@ -14,7 +14,7 @@ from tdabench.attributors.bif import BIF
 from tdabench.attributors.bm25 import BM25
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.running.run import run_attributor
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import make_generator
 from tdabench.testing import make_image_problem

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tdabench.attributors.base import Examples, Problem, Unsupported
 from tdabench.attributors.bm25 import BM25
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.running.run import run_attributor
 from tdabench.seeds import make_generator
 from tdabench.testing import make_image_problem
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from walks import walk_on
 
 from tdabench.attributors.base import Calibrated, Examples, Problem, num_examples
 from tdabench.attributors.bif import BIF
@@ -16,7 +17,7 @@ from tdabench.attributors.calibration.auto import apply_proposal, auto_settings,
 from tdabench.attributors.calibration.search import round_down
 from tdabench.attributors.calibration.stability import MOST_INFLATION, SHARE
 from tdabench.attributors.calibration.text import describe_calibration, judge_step_size
-from tdabench.attributors.sampling.sgld import sample_chain
+from tdabench.attributors.sampling.sgld import SGLD
 from tdabench.cost import measure_cost
 from tdabench.seeds import make_generator
 from tdabench.storage.records import load_record
@@ -50,17 +51,11 @@ def test_a_chain_stays_below_the_limit_and_diverges_above_it(tmp_path, share, st
     problem = _quadratic(tmp_path, CURVATURES)
     limit = _calibrate(problem)["step_size_limit"]
 
-    *_, last = sample_chain(
-        problem.models[0],
-        problem.loss,
-        problem.reference,
-        steps=400,
-        step_size=share * limit,
-        inverse_temperature=20.0,
-        localization=4.0,
-        batch_size=32,
+    sampler = SGLD(step_size=share * limit, inverse_temperature=20.0, localization=4.0)
+    *_, last = walk_on(
+        sampler, problem.models[0], problem.loss, problem.reference, steps=400, batch_size=32,
         generator=make_generator(0, "chain"),
-    )
+    )  # fmt: skip
 
     # Below, the stiffest direction's variance is 1 / (A (1 - 0.95)); above, it grows by (2 * 1.05 - 1)^2 a step.
     assert (last.distance() < 5 * math.sqrt(2 / (44 * 0.05))) == stays

@@ -10,7 +10,6 @@ from tdabench.attributors.estimates.estimators import (
     StreamingCovariance,
     loss_correlation,
     loss_covariance,
-    require_estimate,
 )
 from tdabench.seeds import make_generator
 
@@ -68,16 +67,6 @@ def test_an_estimate_from_a_single_draw_is_an_error(estimate):
         estimate(query[:, :1], train[:, :1])
 
 
-@pytest.mark.parametrize("estimate", ["covariance", "correlation"])
-def test_both_estimates_are_known(estimate):
-    require_estimate(estimate)
-
-
-def test_an_unknown_estimate_is_an_error():
-    with pytest.raises(ValueError, match="estimate must be covariance or correlation, got 'cosine'"):
-        require_estimate("cosine")
-
-
 @hypothesis.given(cuts=CUTS, data=st.data())
 def test_a_stream_of_blocks_of_draws_in_any_order_gives_what_all_at_once_give(cuts, data):
     query, train = _draw_traces(CHAINS)
@@ -89,22 +78,6 @@ def test_a_stream_of_blocks_of_draws_in_any_order_gives_what_all_at_once_give(cu
     _assert_equal(stream, query, train)
 
 
-@hypothesis.given(cuts=CUTS, data=st.data())
-def test_streams_that_are_merged_in_any_order_give_what_all_at_once_give(cuts, data):
-    query, train = _draw_traces(CHAINS)
-    streams = []
-    for chain, draws in _blocks(cuts):
-        streams.append(StreamingCovariance(QUERY, TRAIN))
-        streams[-1].update(chain, query[chain, draws], train[chain, draws])
-
-    while len(streams) > 1:
-        first, second = (streams.pop(data.draw(st.integers(0, len(streams) - 1))) for _ in range(2))
-        first.merge(second)
-        streams.append(first)
-
-    _assert_equal(streams[0], query, train)
-
-
 def test_a_stream_can_be_asked_in_between_and_goes_on():
     query, train = _draw_traces(chains=1)
     stream = StreamingCovariance(QUERY, TRAIN)
@@ -114,19 +87,6 @@ def test_a_stream_can_be_asked_in_between_and_goes_on():
         if draw:
             expected = loss_covariance(query[:, : draw + 1], train[:, : draw + 1])
             torch.testing.assert_close(stream.covariance(), expected, rtol=0, atol=1e-12)
-
-
-def test_a_merge_leaves_the_other_stream_as_it_was():
-    query, train = _draw_traces(chains=1)
-    first, second = StreamingCovariance(QUERY, TRAIN), StreamingCovariance(QUERY, TRAIN)
-    first.update(0, query[0, :8], train[0, :8])
-    second.update(0, query[0, 8:], train[0, 8:])
-    expected = second.covariance()
-
-    first.merge(second)
-    first.update(0, query[0], train[0])
-
-    assert torch.equal(second.covariance(), expected)
 
 
 def test_losses_that_lie_far_from_zero_lose_no_digits_in_a_stream():

@@ -13,7 +13,7 @@ from tdabench.attributors.adapters.kronfluence_task import make_task, sample_tok
 from tdabench.attributors.adapters.token_rows import predicting_tokens, real_tokens
 from tdabench.attributors.base import Problem, Unsupported, copy_model, take
 from tdabench.attributors.kronfluence import Kronfluence
-from tdabench.attributors.run import AttributionWarning, run_attributor
+from tdabench.attributors.running.run import AttributionWarning, run_attributor
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import make_image_problem
 

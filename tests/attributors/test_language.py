@@ -12,10 +12,10 @@ from tdabench.attributors.base import Problem, take
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.bm25 import BM25
-from tdabench.attributors.catalogue import METHODS as CATALOGUE
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.run import Attribution, run_attributor
+from tdabench.attributors.running.catalogue import METHODS as CATALOGUE
+from tdabench.attributors.running.run import Attribution, run_attributor
 from tdabench.attributors.trak import TRAK
 from tdabench.seeds import make_generator
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from linear_losses import Linear, linear_loss
 from torch import Tensor, nn
+from walks import make_walker_on
 
-from tdabench.attributors.base import Examples
-from tdabench.attributors.sampling.laplace import LocalCurvature, measure_curvature, posterior_variances, sample_laplace
+from tdabench.attributors.base import Examples, LossFn
+from tdabench.attributors.sampling.laplace import LocalCurvature, measure_curvature, posterior_variances, visit_draws
+from tdabench.attributors.sampling.walker import Walker
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
-SETTINGS = {"directions": 6, "batch_size": 8, "metric_damping": 0.1}
 # Of values of order one: the sums of ten products or so.
 ROUNDING = {torch.float32: 5e-6, torch.float64: 1e-14}
 
@@ -25,8 +26,7 @@ def test_draws_have_exactly_the_mean_and_covariance_of_the_posterior(draws, dtyp
     variances = torch.tensor([2.0, 0.5, 0.01], dtype=torch.float64)
     checkpoint = torch.linspace(-1, 1, 5, dtype=dtype)
 
-    chain = sample_laplace(Linear(checkpoint), curvature, variances, draws=draws, generator=make_generator(0, "draws"))
-    positions = torch.stack([torch.cat([*step.model.blocks]).detach() for step in chain])
+    positions = _draw(Linear(checkpoint), curvature, variances, draws=draws)
 
     assert positions.dtype == dtype
     assert len(positions) == draws
@@ -44,8 +44,7 @@ def test_quadratic_functions_of_the_draws_have_the_covariance_of_a_gaussian():
     model = Linear(torch.zeros(5, dtype=torch.float64))
     squares = torch.eye(5, dtype=torch.float64)[:2] @ (curvature.basis * curvature.scale).T  # along two parameters
 
-    draws = sample_laplace(model, curvature, variances, draws=count, generator=make_generator(0, "draws"))
-    measured = torch.stack([draw.model.blocks[0][:2].detach().square() for draw in draws]).T.cov()
+    measured = _draw(model, curvature, variances, draws=count)[:, :2].square().T.cov()
 
     covariance = squares @ variances.diag() @ squares.T
     expected = 2 * covariance.square()  # Isserlis
@@ -58,19 +57,17 @@ def test_quadratic_functions_of_the_draws_have_the_covariance_of_a_gaussian():
 
 
 def test_draws_are_the_same_for_the_same_generator_and_others_for_another():
-    first, again, other = (_draw_blocks(Linear(torch.zeros(5)), index) for index in (0, 0, 1))
+    first, again, other = (
+        _draw(Linear(torch.zeros(5)), _made_up_curvature(), torch.ones(3), draws=5, index=index) for index in (0, 0, 1)
+    )
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_too_few_draws_for_exact_moments_are_an_error():
-    draws = sample_laplace(
-        Linear(torch.zeros(5)), _made_up_curvature(), torch.ones(3), draws=3, generator=make_generator(0, "draws")
-    )
-
     with pytest.raises(ValueError, match="Exact moments in 3 directions need at least 4 draws, got 3"):
-        next(draws)
+        _draw(Linear(torch.zeros(5)), _made_up_curvature(), torch.ones(3), draws=3)
 
 
 def test_given_model_is_left_as_it_was_and_frozen_parameters_do_not_move():
@@ -78,7 +75,7 @@ def test_given_model_is_left_as_it_was_and_frozen_parameters_do_not_move():
     model = Linear(frozen, moving).train()
     model.blocks[0].requires_grad_(False)
 
-    draws = _draw_blocks(model)
+    draws = _draw(model, _made_up_curvature(), torch.ones(3), draws=5)
 
     assert all(torch.equal(draw[:2], frozen) for draw in draws)
     assert (draws[:, 2:] != moving).all()
@@ -94,11 +91,12 @@ def test_signed_minibatch_gradients_have_the_fisher_as_their_second_moment():
     factors = torch.randn(5, 3, 3, generator=generator)
     examples = {"centre": torch.randn(5, 3, generator=generator), "hessian": factors @ factors.mT}
     checkpoint = torch.tensor([1.0, -2.0, 0.5])
-    settings = {"directions": 200, "batch_size": 2, "metric_damping": 0.1}
 
     runs = [
         measure_curvature(
-            Quadratic(checkpoint), quadratic_loss, examples, **settings, generator=make_generator(0, "curvature", index)
+            _walker(Quadratic(checkpoint), quadratic_loss, examples, batch_size=2, index=index),
+            directions=200,
+            metric_damping=0.1,
         )
         for index in range(5)
     ]
@@ -122,7 +120,7 @@ def test_curvature_is_the_eigendecomposition_of_the_scaled_second_moment_of_its_
 
     curvature, gradients = _measure(model, slopes)
 
-    moment = gradients.T @ gradients / SETTINGS["directions"]
+    moment = gradients.T @ gradients / 6
     diagonal = moment.diagonal()
     metric = torch.cat([part + 0.1 * part.mean() for part in (diagonal[:12], diagonal[12:])])
     scaled = moment / metric.sqrt() / metric.sqrt()[:, None]
@@ -147,11 +145,12 @@ def test_a_curvature_of_tokens_is_the_sum_over_tokens_in_the_space_that_examples
     def token_loss(model: nn.Module, examples: Examples) -> Tensor:
         return model(examples["slope"].flatten(0, 1)).view(-1, 3)
 
+    def row_loss(model: nn.Module, examples: Examples) -> Tensor:
+        return token_loss(model, examples).sum(dim=1)
+
     def measure(**options) -> LocalCurvature:
-        return measure_curvature(
-            model, lambda model, examples: token_loss(model, examples).sum(dim=1), examples, directions=3000,
-            batch_size=40, metric_damping=0.1, generator=make_generator(0, "curvature"), **options,
-        )  # fmt: skip
+        walker = _walker(model, row_loss, examples, batch_size=40)
+        return measure_curvature(walker, directions=3000, metric_damping=0.1, **options)
 
     of_rows, of_tokens = measure(), measure(token_loss=token_loss)
 
@@ -197,12 +196,9 @@ def test_a_tensor_that_no_loss_depends_on_does_not_move():
     curvature, _ = _measure(model, slopes)
 
     assert torch.equal(curvature.scale == 0, torch.tensor([False] * 5 + [True] * 3))
-    draws = sample_laplace(
-        model, curvature, torch.ones(len(curvature.basis)), draws=7, generator=make_generator(0, "draws")
-    )
-    for draw in draws:
-        assert (draw.model.blocks[0] != 0).all()
-        assert (draw.model.blocks[1] == 7).all()
+    draws = _draw(model, curvature, torch.ones(len(curvature.basis)), draws=7)
+    assert (draws[:, :5] != 0).all()
+    assert (draws[:, 5:] == 7).all()
 
 
 def test_frozen_parameters_have_no_curvature():
@@ -213,7 +209,7 @@ def test_frozen_parameters_have_no_curvature():
     curvature, gradients = _measure(model, slopes)
 
     assert curvature.basis.shape == (3, 3)
-    moment = gradients[:, 5:].T @ gradients[:, 5:] / SETTINGS["directions"]
+    moment = gradients[:, 5:].T @ gradients[:, 5:] / 6
     torch.testing.assert_close(_second_moment(curvature), moment, rtol=0, atol=1e-5)
 
 
@@ -223,7 +219,8 @@ def test_measuring_leaves_the_model_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     examples = {"slope": torch.randn(6, 4, generator=make_generator(0, "examples"))}
 
-    measure_curvature(model, _sum_outputs, examples, **SETTINGS, generator=make_generator(0, "curvature"))
+    walker = _walker(model, lambda model, part: model(part["slope"]).sum(dim=1), examples, batch_size=8)
+    measure_curvature(walker, directions=6, metric_damping=0.1)
 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -241,11 +238,6 @@ def test_measuring_leaves_the_model_as_it_was():
 def test_gradients_without_a_curvature_are_an_error(slope, message):
     with pytest.raises(ValueError, match=message):
         _measure(Linear(torch.zeros(3)), torch.full((10, 3), slope))
-
-
-def test_measuring_a_wholly_frozen_model_is_an_error():
-    with pytest.raises(ValueError, match="Sampling needs parameters that require a gradient"):
-        _measure(Linear(torch.zeros(3)).requires_grad_(False), torch.ones(10, 3))
 
 
 def test_variances_are_the_inverse_precisions_at_the_temperature_of_the_amplitude():
@@ -273,8 +265,7 @@ def test_amplitude_is_the_root_mean_square_change_of_a_reference_loss(localizati
     model = Linear(torch.linspace(-1, 1, 5, dtype=torch.float64))
 
     variances = posterior_variances(curvature, localization=localization, amplitude=0.03)
-    draws = sample_laplace(model, curvature, variances, draws=8, generator=make_generator(0, "draws"))
-    losses = torch.stack([draw.model(slopes).detach() for draw in draws])
+    losses = _draw(model, curvature, variances, draws=8) @ slopes.T
 
     mean_square = (losses - model(slopes).detach()).square().sum(dim=0).mean().item() / (8 - 1)
     assert math.sqrt(mean_square) == pytest.approx(0.03, rel=1e-9)
@@ -291,15 +282,21 @@ def _made_up_curvature(dtype: torch.dtype = torch.float32) -> LocalCurvature:
     )
 
 
-def _draw_blocks(model: Linear, index: int = 0) -> Tensor:
-    """Return all parameters, frozen ones too, at five draws."""
-    draws = sample_laplace(
-        model, _made_up_curvature(), torch.ones(3), draws=5, generator=make_generator(0, "draws", index)
-    )
-    return torch.stack([torch.cat([*draw.model.blocks]).detach() for draw in draws])
+def _walker(model: nn.Module, loss: LossFn, examples: Examples, *, batch_size: int, index: int = 0) -> Walker:
+    return make_walker_on(model, loss, examples, batch_size=batch_size, generator=make_generator(0, "curvature", index))
 
 
-def _measure(model: Linear, slopes: Tensor, **settings) -> tuple[LocalCurvature, Tensor]:
+def _draw(model: Linear, curvature: LocalCurvature, variances: Tensor, *, draws: int, index: int = 0) -> Tensor:
+    """Return all parameters, frozen ones too, at draws."""
+    generator = make_generator(0, "draws", index)
+    walker = make_walker_on(model, linear_loss, {"slope": torch.zeros(1, 1)}, batch_size=1, generator=generator)
+    step = visit_draws(walker, curvature, variances, draws=draws)
+    return torch.stack([torch.cat([*walker.model.blocks]).detach() for _ in range(draws) if step().isnan()])
+
+
+def _measure(
+    model: Linear, slopes: Tensor, *, directions: int = 6, batch_size: int = 8
+) -> tuple[LocalCurvature, Tensor]:
     """Return the curvature, and the signed gradients that it came from, made from the weights of the losses."""
     gradients = []
 
@@ -309,17 +306,11 @@ def _measure(model: Linear, slopes: Tensor, **settings) -> tuple[LocalCurvature,
             losses.register_hook(lambda weights: gradients.append((weights @ examples["slope"]).double()))
         return losses
 
-    settings = {**SETTINGS, **settings}
-    generator = make_generator(0, "curvature")
-    curvature = measure_curvature(model, loss, {"slope": slopes}, **settings, generator=generator)
-    return curvature, torch.stack(gradients)
+    walker = _walker(model, loss, {"slope": slopes}, batch_size=batch_size)
+    return measure_curvature(walker, directions=directions, metric_damping=0.1), torch.stack(gradients)
 
 
 def _second_moment(curvature: LocalCurvature) -> Tensor:
     """Return back the mean of the squares of the gradients that a curvature came from."""
     directions = curvature.basis.double() / curvature.scale.double()
     return directions.T @ curvature.eigenvalues.diag() @ directions
-
-
-def _sum_outputs(model: nn.Module, examples: Examples) -> Tensor:
-    return model(examples["slope"]).sum(dim=1)

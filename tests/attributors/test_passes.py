@@ -16,8 +16,8 @@ from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.kronfluence import Kronfluence
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.passes import counted
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.running.passes import counted
+from tdabench.attributors.running.run import run_attributor
 from tdabench.attributors.trak import TRAK
 from tdabench.cost import measure_cost, passes_so_far, phase
 from tdabench.seeds import make_generator

@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from walks import walk_on
 
 from tdabench.attributors.base import Problem
 from tdabench.attributors.calibration.pilot import LENGTHS, correlate, find_relaxation, run_pilot, weigh_spacings
-from tdabench.attributors.sampling.sgld import sample_chain
+from tdabench.attributors.sampling.sgld import SGLD
 from tdabench.seeds import make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
@@ -133,14 +134,6 @@ def _steep_problem(workspace) -> Problem:
 
 
 def _walk(problem: Problem, *, step_size: float):
-    return sample_chain(
-        problem.models[0],
-        problem.loss,
-        problem.reference,
-        steps=LENGTHS[-1],
-        step_size=step_size,
-        inverse_temperature=1.5,
-        localization=0.5,
-        batch_size=4,
-        generator=make_generator(0, "walk"),
-    )
+    sampler, generator = SGLD(step_size=step_size, inverse_temperature=1.5, localization=0.5), make_generator(0, "walk")
+    model, loss, reference = problem.models[0], problem.loss, problem.reference
+    return walk_on(sampler, model, loss, reference, steps=LENGTHS[-1], batch_size=4, generator=generator)

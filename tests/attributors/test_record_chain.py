@@ -1,5 +1,4 @@
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,20 +8,12 @@ import torch
 from linear_losses import Linear, linear_loss
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Attributor, ChainAttributor, Problem, Unsupported
-from tdabench.attributors.baselines import Random
-from tdabench.attributors.bif import BIF
-from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.run import run_attributor, run_chain, score_chains
-from tdabench.attributors.sampling.chains import DIVERGED, chain_generator, join_examples, measure_losses, record_chain
-from tdabench.attributors.sampling.sgld import Step
+from tdabench.attributors.base import Problem, Unsupported, chain_generator
+from tdabench.attributors.running.run import run_chain, score_chains
+from tdabench.attributors.sampling.chains import DIVERGED, Schedule, record_chain
+from tdabench.attributors.sampling.walker import Step
 from tdabench.seeds import fork_generator, make_generator
 from tdabench.testing import make_image_problem
-
-BIF_SETTINGS = {"step_size": 1e-4, "inverse_temperature": 10.0, "localization": 100.0, "draws": 4}
-METHODS = [BIF(**BIF_SETTINGS, chains=3), LaplaceBIF(draws=4, chains=3, batch_size=8)]
-method_of = pytest.mark.parametrize("method", METHODS, ids=["BIF", "LaplaceBIF"])
-
 
 # Streams
 
@@ -133,61 +124,7 @@ def test_a_checkpoint_without_a_loss_is_an_error_before_a_step_is_taken(tmp_path
         _record(problem, torch.zeros(2, 4), draws=2, change=refuse)
 
 
-@method_of
-def test_a_checkpoint_of_nan_is_named_by_the_methods_that_sample(tmp_path, method):
-    problem = make_image_problem(tmp_path, num_train=8, num_query=4, num_models=1)
-    problem.models[0][0].weight.data[0] = math.nan
-
-    with pytest.raises(ValueError, match=r"loss is NaN .* 8 of 8 training examples and 4 of 4 queries"):
-        method.attribute(problem, generator=make_generator(0, "bif"))
-
-
 # Chains as pieces of work
-
-
-@method_of
-def test_scores_of_chains_that_are_sampled_apart_are_those_of_the_method(tmp_path, method):
-    problem = make_image_problem(tmp_path, num_train=8, num_query=4, num_models=1)
-    generator = make_generator(0, "bif")
-
-    whole = run_attributor(method, problem, generator=generator).scores
-    chains = {chain: run_chain(method, problem, chain, generator=generator)[0] for chain in (2, 0, 1)}
-    apart = score_chains(method, problem, [chains[chain] for chain in range(3)]).scores
-
-    assert torch.equal(apart, whole)
-
-
-@method_of
-def test_a_chain_does_not_depend_on_how_many_there_are(tmp_path, method):
-    problem = make_image_problem(tmp_path, num_train=8, num_query=4, num_models=1)
-
-    first, second = (
-        run_chain(dataclasses.replace(method, chains=chains), problem, 1, generator=make_generator(0, "bif"))[0]
-        for chains in (2, 5)
-    )
-
-    for name in first.keys() - {"cpu_seconds"}:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, equal_nan=True)
-
-
-@method_of
-def test_the_cost_of_a_chain_is_measured_and_that_of_its_scores_apart(tmp_path, method):
-    problem = make_image_problem(tmp_path, num_train=8, num_query=4, num_models=1)
-
-    chain, cost = run_chain(method, problem, 0, generator=make_generator(0, "bif"))
-    attribution = score_chains(dataclasses.replace(method, chains=1), problem, [chain])
-
-    assert set(cost.phases) == ({"score"} if isinstance(method, BIF) else {"fit", "score"})
-    assert cost.phases["score"].seconds > 0
-    assert set(attribution.cost.phases) == {"score"}
-    assert attribution.cost.phases["score"].disk_bytes > 0  # the traces
-
-
-def test_a_method_is_known_to_sample_chains_by_its_methods():
-    assert isinstance(METHODS[0], ChainAttributor)
-    assert isinstance(METHODS[1], ChainAttributor)
-    assert isinstance(Random(), Attributor)
-    assert not isinstance(Random(), ChainAttributor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,15 +167,6 @@ def test_scores_of_chains_are_checked_as_those_of_a_method(tmp_path):
         score_chains(Plugin("nan"), problem, [])
 
 
-def test_losses_of_training_examples_come_before_those_of_queries(tmp_path):
-    problem = _problem(tmp_path)
-
-    losses = measure_losses(problem.models[0], problem, join_examples(problem), 3)
-
-    assert torch.equal(losses[:5], linear_loss(problem.models[0], problem.train).detach())
-    assert torch.equal(losses[5:], linear_loss(problem.models[0], problem.query).detach())
-
-
 def _problem(workspace: Path, dtype: torch.dtype = torch.float32) -> Problem:
     """Make five training examples and three queries with linear losses."""
     slopes = torch.randn(8, 4, generator=make_generator(0, "slopes")).to(dtype)
@@ -250,7 +178,7 @@ def _problem(workspace: Path, dtype: torch.dtype = torch.float32) -> Problem:
 def _record(problem: Problem, positions: Tensor, *, change=lambda steps: steps, **settings: int) -> dict[str, Tensor]:
     """Record a chain that goes where a test says; the minibatch loss of a step is its number, from 0."""
     steps = change(_walk(problem.models[0], positions))
-    return record_chain(problem, steps, loss_batch_size=3, description="chain", **settings)
+    return record_chain(problem, steps, Schedule(**settings), loss_batch_size=3, description="chain")
 
 
 def _walk(model: nn.Module, positions: Tensor) -> Iterator[Step]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Problem, Unsupported
-from tdabench.attributors.run import AttributionWarning, run_attributor
+from tdabench.attributors.running.run import AttributionWarning, run_attributor
 from tdabench.cost import phase
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import make_image_problem

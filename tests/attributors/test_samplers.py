@@ -7,10 +7,14 @@ import torch
 from linear_chains import LinearChain, baoab_chain, sgld_chain
 from scipy.integrate import quad
 from torch import Tensor
+from walks import make_walker_on, walk_on
 
 from tdabench.attributors.base import Examples
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.sampling.samplers import sample_chain
+from tdabench.attributors.sampling.rmsprop_sgld import RMSpropSGLD
+from tdabench.attributors.sampling.samplers import make_sampler
+from tdabench.attributors.sampling.sgld import SGLD
+from tdabench.attributors.sampling.walker import MarkovSampler
 from tdabench.seeds import make_generator
 from tdabench.testing import Quadratic, quadratic_loss
 
@@ -164,20 +168,38 @@ def test_a_checkpoint_without_usable_gradients_has_no_preconditioner(sampler, he
         _sample(sampler, examples, steps=1)
 
 
+def test_sampling_a_wholly_frozen_model_is_an_error():
+    model, examples = Quadratic(torch.zeros(2)).requires_grad_(False), _quadratic([CHECKPOINT])
+
+    with pytest.raises(ValueError, match="Sampling needs parameters that require a gradient"):
+        make_walker_on(model, quadratic_loss, examples, batch_size=1, generator=make_generator(0, "chain"))
+
+
+def test_the_given_model_is_left_in_its_mode_and_the_copy_is_in_eval_mode():
+    model = Quadratic(torch.zeros(2, dtype=torch.float64)).train()
+
+    *_, last = walk_on(
+        SGLD(step_size=0.1, inverse_temperature=1.0, localization=1.0), model, quadratic_loss,
+        _quadratic([CHECKPOINT]), steps=3, batch_size=1, generator=make_generator(0, "chain"),
+    )  # fmt: skip
+
+    assert model.training
+    assert model.position.eq(0).all()
+    assert not last.model.training
+    assert torch.equal(last.model.position, last.position)
+    assert last.distance() == pytest.approx(last.position.norm().item())
+
+
+def _make(sampler: dict[str, object], *, step_size: float) -> MarkovSampler:
+    law = {"step_size": step_size, "inverse_temperature": INVERSE_TEMPERATURE, "localization": LOCALIZATION}
+    return make_sampler(BIF(**law, **sampler, chains=1, draws=2))
+
+
 def _sample(sampler: dict[str, object], examples: Examples, *, steps: int, step_size: float = STEP_SIZE) -> np.ndarray:
     """Sample a chain with minibatches of one, and leave out a burn-in of 100 steps."""
-    chain = sample_chain(
-        Quadratic(torch.tensor(CHECKPOINT)),
-        quadratic_loss,
-        examples,
-        **sampler,
-        steps=steps + 100,
-        step_size=step_size,
-        inverse_temperature=INVERSE_TEMPERATURE,
-        localization=LOCALIZATION,
-        batch_size=1,
-        generator=make_generator(0, "chain"),
-    )
+    model, generator = Quadratic(torch.tensor(CHECKPOINT)), make_generator(0, "chain")
+    moved = _make(sampler, step_size=step_size)
+    chain = walk_on(moved, model, quadratic_loss, examples, steps=steps + 100, batch_size=1, generator=generator)
     return torch.stack([step.position.clone() for step in chain])[100:].numpy()
 
 
@@ -213,21 +235,12 @@ def _sample_separately(*, decay: float | None, step_size: float) -> np.ndarray:
     Their positions at every 40th of the last 400 of 900 steps; without ``decay``, with a frozen preconditioner.
     """
     preconditioner = {"preconditioner": "frozen"} if decay is None else {**ADAPTIVE, "decay": decay}
-    chain = sample_chain(
-        Quadratic(torch.zeros(10_000)),
-        _separate_loss,
-        {"centre": torch.full((1, 10_000), -1.0)},
-        sampler="rmsprop_sgld",
-        **preconditioner,
-        preconditioner_steps=1,
-        stability=1.0,
-        steps=900,
-        step_size=step_size,
-        inverse_temperature=0.5,
-        localization=0.5,
-        batch_size=1,
-        generator=make_generator(0, "chain"),
+    sampler = RMSpropSGLD(
+        step_size=step_size, inverse_temperature=0.5, localization=0.5, preconditioner_steps=1, **preconditioner
     )
+    model, examples = Quadratic(torch.zeros(10_000)), {"centre": torch.full((1, 10_000), -1.0)}
+    generator = make_generator(0, "chain")
+    chain = walk_on(sampler, model, _separate_loss, examples, steps=900, batch_size=1, generator=generator)
     positions = [step.position.clone() for count, step in enumerate(chain) if count >= 500 and count % 40 == 0]
     return torch.stack(positions).double().numpy()
 

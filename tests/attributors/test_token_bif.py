@@ -1,24 +1,23 @@
 import collections
 import dataclasses
-import math
 import re
 
 import numpy as np
 import pytest
 import torch
 from token_problems import CHECKPOINT, HESSIAN, make_language_problem, make_quadratic_tokens
+from walks import break_chain
 
-from tdabench.attributors import bif
 from tdabench.attributors.base import Attributor, Problem, TokenAttributor, Unsupported
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.bm25 import BM25
 from tdabench.attributors.estimates import room as token_room
-from tdabench.attributors.estimates import tokens as token_scores
 from tdabench.attributors.estimates.blocks import block_side, least_memory
 from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.estimates.room import token_scores_bytes
 from tdabench.attributors.laplace_bif import LaplaceBIF
-from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.running.run import AttributionWarning
+from tdabench.attributors.sampling import method as sampled
 from tdabench.seeds import make_generator
 from tdabench.storage.records import load_record, load_tensors
 
@@ -30,7 +29,6 @@ LAPLACE_OF_TOKENS = dataclasses.replace(LAPLACE, curvature="token")
 each_method = pytest.mark.parametrize(
     "method", [LANGUAGE, LAPLACE, LAPLACE_OF_TOKENS], ids=["sgld", "laplace", "laplace of tokens"]
 )
-kept = pytest.mark.parametrize("token_estimate", ["traces", "online"])
 
 
 # What the scores are
@@ -59,11 +57,9 @@ def test_scores_of_tokens_are_the_exact_stationary_covariances_of_quadratic_loss
     assert (np.abs(curvature) > 2 * tolerance).any()
 
 
-@kept
 @each_method
-def test_scores_of_tokens_sum_to_those_of_sequences(tmp_path, method, token_estimate):
+def test_scores_of_tokens_sum_to_those_of_sequences(tmp_path, method):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(method, token_estimate=token_estimate)
 
     by_token = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
 
@@ -99,10 +95,10 @@ def test_each_score_is_the_estimate_of_its_two_tokens(tmp_path, estimate):
 
 
 @estimated
-@pytest.mark.parametrize(("token_estimate", "memory_gib"), [("traces", None), ("online", None), ("traces", 1.2e-5)])
-def test_positions_that_do_not_count_have_a_score_of_exactly_zero(tmp_path, estimate, token_estimate, memory_gib):
+@pytest.mark.parametrize("memory_gib", [None, 1.2e-5])
+def test_positions_that_do_not_count_have_a_score_of_exactly_zero(tmp_path, estimate, memory_gib):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, estimate=estimate, token_estimate=token_estimate, memory_gib=memory_gib)
+    method = dataclasses.replace(LANGUAGE, estimate=estimate, memory_gib=memory_gib)
 
     scores = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
 
@@ -116,23 +112,20 @@ def test_positions_that_do_not_count_have_a_score_of_exactly_zero(tmp_path, esti
 # Both of the paper's implementations
 
 
-@kept
-def test_implementations_a_and_b_agree(tmp_path, token_estimate):
+def test_implementations_a_and_b_agree(tmp_path):
     problem = make_language_problem(tmp_path)
-    token = dataclasses.replace(LANGUAGE, level="token", token_estimate=token_estimate)
+    token = dataclasses.replace(LANGUAGE, level="token")
 
     a, b = (method.attribute(problem, generator=make_generator(0, "bif")) for method in (LANGUAGE, token))
 
     assert (a - b).abs().max() < 1e-5 * a.abs().max()
 
 
-@pytest.mark.parametrize(
-    ("token_estimate", "memory_gib"), [("traces", None), ("traces", 1e-6), ("traces", 1e-5), ("online", None)]
-)
+@pytest.mark.parametrize("memory_gib", [None, 1e-6, 1e-5])
 @estimated
-def test_implementation_b_is_the_sum_over_tokens(tmp_path, token_estimate, memory_gib, estimate):
+def test_implementation_b_is_the_sum_over_tokens(tmp_path, memory_gib, estimate):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, estimate=estimate, level="token", token_estimate=token_estimate)
+    method = dataclasses.replace(LANGUAGE, estimate=estimate, level="token")
 
     by_token = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
     sequences = dataclasses.replace(method, memory_gib=memory_gib).attribute(
@@ -140,24 +133,6 @@ def test_implementation_b_is_the_sum_over_tokens(tmp_path, token_estimate, memor
     )
 
     torch.testing.assert_close(sequences, by_token.sum(dim=(1, 3)), rtol=1e-9, atol=1e-12)
-
-
-# Draws kept, or added up
-
-
-@estimated
-def test_draws_that_are_added_up_give_the_scores_of_draws_that_are_kept(tmp_path, monkeypatch, estimate):
-    monkeypatch.setattr(token_scores, "AT_A_TIME", 4)
-    problem = make_language_problem(tmp_path)
-
-    traces, online = (
-        dataclasses.replace(LANGUAGE, estimate=estimate, token_estimate=name).attribute_tokens(
-            problem, generator=make_generator(0, "bif")
-        )
-        for name in ("traces", "online")
-    )
-
-    assert (traces - online).abs().max() < 1e-7 * traces.abs().max()
 
 
 def test_scores_within_a_memory_that_is_told_are_those_without_a_limit(tmp_path):
@@ -176,11 +151,9 @@ def test_scores_within_a_memory_that_is_told_are_those_without_a_limit(tmp_path)
 # Chains
 
 
-@kept
 @each_method
-def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_path, method, token_estimate):
+def test_token_chains_that_are_sampled_apart_give_the_scores_of_the_method(tmp_path, method):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(method, token_estimate=token_estimate)
 
     whole = method.attribute_tokens(problem, generator=make_generator(0, "bif"))
     apart = method.score_token_chains(_sample_tokens(method, problem), problem)
@@ -220,12 +193,11 @@ def test_one_forward_pass_a_draw_gives_tokens_and_sequences(tmp_path):
     assert seen == {"token_loss": (1 + 6) * (5 + 3), "loss": 6 * 3}
 
 
-@kept
-def test_a_diverged_chain_is_left_out_with_a_warning(tmp_path, monkeypatch, token_estimate):
+def test_a_diverged_chain_is_left_out_with_a_warning(tmp_path, monkeypatch):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, chains=3, token_estimate=token_estimate)
+    method = dataclasses.replace(LANGUAGE, chains=3)
     good = method.score_token_chains([_sample_tokens(method, problem)[chain] for chain in (0, 2)], problem)
-    _break_chain(monkeypatch, 1)
+    break_chain(monkeypatch, 1)
 
     with pytest.warns(
         AttributionWarning, match=re.escape("BIF chains [1] of 3 diverged and are left out: lower step_size (1e-05).")
@@ -235,31 +207,17 @@ def test_a_diverged_chain_is_left_out_with_a_warning(tmp_path, monkeypatch, toke
     torch.testing.assert_close(scores, good)
 
 
-@kept
-def test_nothing_but_diverged_chains_is_an_error(tmp_path, token_estimate):
-    method = dataclasses.replace(LANGUAGE, step_size=1e9, token_estimate=token_estimate)
-
-    with pytest.raises(ValueError, match="Every BIF chain diverged: lower step_size"):
-        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
-
-
 # What they need
 
 
-@pytest.mark.parametrize("online", [False, True])
-def test_the_bytes_that_are_told_are_those_of_the_tensors(tmp_path, online):
+def test_the_bytes_that_are_told_are_those_of_the_tensors(tmp_path):
     problem = make_language_problem(tmp_path)
-    method = dataclasses.replace(LANGUAGE, token_estimate="online" if online else "traces")
 
-    told = token_scores_bytes(
-        queries=3, query_positions=6, train=5, train_positions=8, chains=2, draws=6, online=online
-    )
+    told = token_scores_bytes(queries=3, query_positions=6, train=5, train_positions=8, chains=2, draws=6)
 
-    chains = _sample_tokens(method, problem)
-    names = ["token_products"] if online else ["query_tokens", "train_tokens"]
-    kept_bytes = [sum(chain[name].nbytes for name in names) for chain in chains]
-    assert told.losses == (kept_bytes[0] if online else sum(kept_bytes))
-    assert told.scores == method.score_token_chains(chains, problem).float().nbytes
+    chains = _sample_tokens(LANGUAGE, problem)
+    assert told.losses == sum(chain[name].nbytes for name in ("query_tokens", "train_tokens") for chain in chains)
+    assert told.scores == LANGUAGE.score_token_chains(chains, problem).float().nbytes
 
 
 def test_a_limit_of_memory_that_holds_no_pair_of_sequences_is_an_error_with_the_numbers(tmp_path):
@@ -281,27 +239,18 @@ def test_the_least_limit_that_is_named_is_enough(side, draws):
     assert side <= block_side(least, draws=draws) <= side + 2
 
 
-@pytest.mark.parametrize(
-    ("token_estimate", "needs", "remedy"),
-    [("traces", 28_128, "Set memory_gib"), ("online", 17_280, "Keep traces (token_estimate: traces)")],
-)
-def test_more_than_the_machine_has_is_an_error_before_a_chain_is_sampled(
-    tmp_path, monkeypatch, token_estimate, needs, remedy
-):
+def test_more_than_the_machine_has_is_an_error_before_a_chain_is_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(token_room.os, "sysconf", lambda name: 100)
-    monkeypatch.setattr(bif, "record_chain", None)
-    method = dataclasses.replace(LANGUAGE, token_estimate=token_estimate)
+    monkeypatch.setattr(sampled, "record_chain", None)
 
-    with pytest.raises(
-        ValueError, match=rf"need {needs:,} bytes of memory, .* there are 10,000: .*{re.escape(remedy)}"
-    ):
-        method.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
+    with pytest.raises(ValueError, match=r"need 28,128 bytes of memory, .* there are 10,000: .*Set memory_gib"):
+        LANGUAGE.attribute_tokens(make_language_problem(tmp_path), generator=make_generator(0, "bif"))
 
 
 def test_a_disk_without_room_for_the_scores_is_an_error_before_a_chain_is_sampled(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(token_room.shutil, "disk_usage", lambda path: usage(2_879))
-    monkeypatch.setattr(bif, "record_chain", None)
+    monkeypatch.setattr(sampled, "record_chain", None)
     method = dataclasses.replace(LANGUAGE, memory_gib=1.2e-5)
 
     with pytest.raises(ValueError, match=r"has 2,879 bytes free in .*3 x 6 x 5 x 8 scores .* = 2,880 bytes"):
@@ -315,18 +264,6 @@ def test_a_problem_without_tokens_is_not_supported(tmp_path, ask):
 
     with pytest.raises(Unsupported, match="need a language model: this problem has no token_loss"):
         getattr(method, ask)(problem, generator=make_generator(0, "bif"))
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"level": "word"}, "level must be sequence or token, got 'word'"),
-        ({"token_estimate": "disk"}, "token_estimate must be traces or online, got 'disk'"),
-    ],
-)
-def test_a_setting_out_of_range_is_an_error(setting, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        dataclasses.replace(LANGUAGE, **setting)
 
 
 @pytest.mark.parametrize("ask", ["attribute_tokens", "attribute"])
@@ -370,18 +307,3 @@ def _derivatives(examples: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndar
 def _centred_losses(draws: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     losses = np.einsum("na,ipa->nip", draws, gradient) + np.einsum("na,ipab,nb->nip", draws, hessian, draws) / 2
     return losses - losses.mean(axis=0)
-
-
-def _break_chain(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
-    """Let the parameters of one chain become NaN at its last step."""
-    sample_chain, started = bif.sample_chain, []
-
-    def sample(*arguments, steps: int, **settings):
-        index = len(started)
-        started.append(index)
-        for count, step in enumerate(sample_chain(*arguments, steps=steps, **settings)):
-            if index == broken and count == steps - 1:
-                step.position.fill_(math.nan)
-            yield step
-
-    monkeypatch.setattr(bif, "sample_chain", sample)

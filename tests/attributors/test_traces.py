@@ -9,7 +9,7 @@ from linear_losses import Linear, linear_loss
 from tdabench.attributors.base import Problem
 from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
 from tdabench.attributors.estimates.traces import estimate_scores
-from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.running.run import AttributionWarning
 from tdabench.attributors.sampling.chains import DIVERGED, join_examples, measure_losses
 from tdabench.seeds import make_generator
 from tdabench.storage.records import load_tensors

@@ -98,27 +98,27 @@ def check(what: str, found: Tensor, expected: Tensor) -> None:
     verdict(f"{what}: largest difference, relative to the largest", difference.item(), at_most=AT_MOST)
 
 
-def check_tokens(stored: xr.DataTree, losses: Losses, text: Any, token_estimate: str) -> None:
+def check_tokens(stored: xr.DataTree, losses: Losses, text: Any) -> None:
     """Compare the scores of every pair of tokens."""
     one_chain = {name: values.flatten(0, 1)[None] for name, values in losses.items()}
     mean_chain = {name: values.mean(dim=0)[None] for name, values in losses.items()}
     for estimate in ("covariance", "correlation"):
-        settings = {"estimate": estimate, "token_estimate": token_estimate}
+        settings = {"estimate": estimate}
         covariance = estimate == "covariance"
         pooled = ours(one_chain, "score_token_chains", **settings)
-        check(f"{token_estimate}, {estimate}, pooled", pooled, theirs(stored, text, compute_covariance=covariance))
+        check(f"{estimate}, pooled", pooled, theirs(stored, text, compute_covariance=covariance))
         reduced = theirs(stored, text, compute_covariance=covariance, reduce_chain_dimension_method="mean")
-        check(f"{token_estimate}, {estimate}, mean chain", ours(mean_chain, "score_token_chains", **settings), reduced)
+        check(f"{estimate}, mean chain", ours(mean_chain, "score_token_chains", **settings), reduced)
         averaged = theirs(stored, text, compute_covariance=covariance, average_tokenwise_bif=True)
         positions = losses["query"].shape[-1] - 1
         summed = ours(one_chain, "score_chains", level="token", **settings)
-        check(f"{token_estimate}, {estimate}, averaged over tokens (B)", summed / positions**2, averaged)
+        check(f"{estimate}, averaged over tokens (B)", summed / positions**2, averaged)
     chains = [
         theirs(xr.DataTree(stored.dataset.isel(chain=[chain])), text, compute_covariance=True)
         for chain in range(SAMPLED.chains)
     ]
-    centred = ours(losses, "score_token_chains", estimate="covariance", token_estimate=token_estimate)
-    check(f"{token_estimate}, covariance, mean of devinterp's a chain", centred, torch.stack(chains).mean(dim=0))
+    centred = ours(losses, "score_token_chains", estimate="covariance")
+    check("covariance, mean of devinterp's a chain", centred, torch.stack(chains).mean(dim=0))
 
 
 def check_sequences(stored: xr.DataTree, losses: Losses, text: Any) -> None:
@@ -141,8 +141,7 @@ def main() -> None:
         run_devinterp(model, text, SAMPLED, seed=100, shift=0, folder=folder)
         losses = read_tokens(folder, text)
         stored = xr.open_datatree(str(folder / "samples.zarr"), engine="zarr", consolidated=False)
-        for token_estimate in ("traces", "online"):
-            check_tokens(stored, losses, text, token_estimate)
+        check_tokens(stored, losses, text)
         check_sequences(stored, losses, text)
     sys.stdout.write("compared on devinterp's own traces\n")
 

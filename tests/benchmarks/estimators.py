@@ -11,7 +11,7 @@ import torch
 from _ratio import verdict
 
 from tdabench.attributors.estimates.blocks import GIB, estimate_losses
-from tdabench.attributors.run import check_scores
+from tdabench.attributors.running.run import check_scores
 from tdabench.storage.records import save_tensors
 
 

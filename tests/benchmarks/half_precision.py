@@ -16,10 +16,9 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, batches
+from tdabench.attributors.base import Examples, Problem, batches
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.estimates.estimators import loss_correlation
-from tdabench.attributors.sampling.sgld import sample_chain
 from tdabench.experiment.components import instantiate
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -43,17 +42,13 @@ def measure(model: nn.Module, examples: Examples, precision: str) -> tuple[Float
 def sample(bench: Bench, method: BIF, draws: int) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the losses (draw, example) in each precision, and the least CPU seconds of a draw."""
     examples = {name: torch.cat([values, bench.query[name]]) for name, values in bench.train.items()}
-    chain = sample_chain(
+    model, generator = (
         bench.load_model(bench.cell.checkpoint(0)),
-        image_loss,
-        bench.reference,
-        steps=method.burn_in + draws * method.steps_between_draws,
-        step_size=method.step_size,
-        inverse_temperature=method.inverse_temperature,
-        localization=method.localization,
-        batch_size=method.batch_size,
-        generator=make_generator(bench.experiment.seed, "half precision"),
+        make_generator(bench.experiment.seed, "half precision"),
     )
+    roles = {"train": bench.train, "query": bench.query, "reference": bench.reference}
+    problem = Problem(models=(model,), loss=image_loss, workspace=bench.cell.folder, **roles)
+    chain = method._walk(problem, method.burn_in + draws * method.steps_between_draws, generator)
     losses: dict[str, list[Tensor]] = {name: [] for name in PRECISIONS}
     seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for step, at in enumerate(chain, start=1 - method.burn_in):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from tdabench.attributors.adapters.token_rows import counted_tokens, predict_tokens, predicting_tokens
 from tdabench.attributors.base import Examples, Problem, Unsupported, num_examples
-from tdabench.attributors.passes import GRADIENT, counted
+from tdabench.attributors.running.passes import GRADIENT, counted
 from tdabench.examples import is_text
 
 # What models call the layer that maps features to the vocabulary, where they have no method that gives it.

@@ -200,10 +200,7 @@ def find_spectrum(
         for _ in range(2):  # once is not enough in float32
             image = image - stacked.T @ (stacked @ image)
         beside.append(image.norm().item())
-        matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        for index, value in enumerate(beside[:-1]):
-            matrix[index, index + 1] = matrix[index + 1, index] = value
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
         residual = beside[-1] * abs(vectors[-1, -1].item())
         converged = residual <= tolerance * abs(values[-1].item())
         exhausted = len(basis) == len(start) or beside[-1] <= 1e-6 * values.abs().max().item()
@@ -218,3 +215,8 @@ def find_spectrum(
         products=len(diagonal),
         converged=converged or exhausted,
     ), top / top.norm()
+
+
+def _tridiagonal(diagonal: list[float], beside: list[float]) -> Float[Tensor, "row row"]:
+    entries = (diagonal, 0), (beside, 1), (beside, -1)
+    return sum(torch.diag(torch.tensor(values, dtype=torch.float64), offset) for values, offset in entries)

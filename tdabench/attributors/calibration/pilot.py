@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Problem, num_examples, take
 from tdabench.attributors.sampling.chains import DIVERGED, measure_losses
-from tdabench.attributors.sampling.sgld import Step
+from tdabench.attributors.sampling.walker import Step
 from tdabench.runtime.progress import progress
 
 # A pilot goes on, to the next of these lengths, until it has relaxed and is so many autocorrelation times long.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Problem, num_examples
+from tdabench.attributors.base import Problem, device_of, num_examples
 from tdabench.attributors.calibration.auto import AUTO
 from tdabench.attributors.calibration.curvature import PRODUCT_PASSES
 from tdabench.attributors.calibration.pilot import (
@@ -25,8 +25,8 @@ from tdabench.attributors.calibration.pilot import (
     weigh_spacings,
 )
 from tdabench.attributors.calibration.stability import Stability, measure_stability
-from tdabench.attributors.passes import GRADIENT as GRADIENT_PASSES
-from tdabench.attributors.sampling.sgld import Step
+from tdabench.attributors.running.passes import GRADIENT as GRADIENT_PASSES
+from tdabench.attributors.sampling.walker import Step
 from tdabench.seeds import fork_generator
 
 # (step size, steps, stream) -> the chain's steps, lazily; all else is the method's.
@@ -67,16 +67,11 @@ class Search:
 
 
 def calibrate_chain(
+    settings: Any,
     problem: Problem,
     model: nn.Module,
     walk: Walk,
     *,
-    step_size: float | str,
-    inverse_temperature: float,
-    localization: float,
-    batch_size: int,
-    loss_batch_size: int | None,
-    microbatch: int | None,
     generator: torch.Generator,
     metric: Float[Tensor, " parameter"] | None = None,
 ) -> dict[str, Any]:
@@ -89,9 +84,9 @@ def calibrate_chain(
     the steps that the pilot takes to settle.
 
     Args:
+        settings: A BIF, whose step size may say ``auto``: else it is kept, and the rest is found for it.
         model: With the parameters that move requiring a gradient.
         walk: Makes the pilot chain.
-        step_size: ``auto``, or one to keep, for which the rest is found.
         generator: The stream of the calibration alone.
         metric: A diagonal preconditioner P: the step is :math:`\epsilon P`.
 
@@ -102,34 +97,39 @@ def calibrate_chain(
     Raises:
         ValueError: If the checkpoint's loss or its derivatives are not finite, nothing holds a chain, or it diverges.
     """
-    device = next(iter(problem.train.values())).device
-    batch = min(batch_size, num_examples(problem.reference))
-    examples = fork_generator(generator).initial_seed()  # the same ones wherever the curvature is measured
-
-    def measure(at: nn.Module) -> Stability:
-        return measure_stability(
-            problem,
-            at,
-            inverse_temperature=inverse_temperature,
-            localization=localization,
-            batch_size=batch_size,
-            microbatch=microbatch,
-            generator=torch.Generator(device).manual_seed(examples),
-            metric=metric,
-        )
-
-    def pilot(step_size: float) -> Pilot | None:
-        steps = walk(step_size, LENGTHS[-1], fork_generator(generator, device))
-        return run_pilot(problem, steps, loss_batch_size=loss_batch_size, generator=fork_generator(generator))
-
-    search = search_step_size(model, measure, pilot, step_size=step_size, step_passes=GRADIENT_PASSES * batch)
+    batch = min(settings.batch_size, num_examples(problem.reference))
+    search = _search(settings, problem, model, walk, generator, metric, step_passes=GRADIENT_PASSES * batch)
     spacings = weigh_spacings(
         search.pilot.correlations,
         step_passes=GRADIENT_PASSES * batch,
         draw_passes=num_examples(problem.train) + num_examples(problem.query),
         most=search.pilot.steps // 4,
     )
-    return _report(search, spacings, inverse_temperature=inverse_temperature, batch_size=batch)
+    return _report(search, spacings, inverse_temperature=settings.inverse_temperature, batch_size=batch)
+
+
+def _search(
+    settings: Any,
+    problem: Problem,
+    model: nn.Module,
+    walk: Walk,
+    generator: torch.Generator,
+    metric: Float[Tensor, " parameter"] | None,
+    *,
+    step_passes: int,
+) -> Search:
+    device = device_of(problem.train)
+    examples = fork_generator(generator).initial_seed()  # the same ones wherever the curvature is measured
+
+    def measure(at: nn.Module) -> Stability:
+        chosen = torch.Generator(device).manual_seed(examples)
+        return measure_stability(settings, problem, at, generator=chosen, metric=metric)
+
+    def pilot(step_size: float) -> Pilot | None:
+        steps = walk(step_size, LENGTHS[-1], fork_generator(generator, device))
+        return run_pilot(problem, steps, loss_batch_size=settings.loss_batch_size, generator=fork_generator(generator))
+
+    return search_step_size(model, measure, pilot, step_size=settings.step_size, step_passes=step_passes)
 
 
 def search_step_size(
@@ -155,23 +155,16 @@ def search_step_size(
     tried = round_down(checkpoint.proposal) if step_size == AUTO else float(step_size)
     while True:
         found = pilot(tried)
-        if found is None:
-            passes += LENGTHS[0] * step_passes
-            proposal = tried / 2
-        else:
-            sampled = measure(found.model)
-            passes += found.steps * (step_passes + found.examples) + _passes(sampled)
-            proposal = sampled.proposal
+        sampled = None if found is None else measure(found.model)
+        passes += LENGTHS[0] * step_passes if found is None else found.steps * (step_passes + found.examples)
+        passes += 0 if sampled is None else _passes(sampled)
+        proposal = tried / 2 if sampled is None else sampled.proposal
         last = step_size != AUTO or len(refused) + 1 == MOST_PILOTS
         if found is not None and (last or proposal >= ENOUGH * tried):
             return Search(
-                step_size=tried,
-                pilot=found,
-                checkpoint=checkpoint,
-                sampled=sampled,
-                refused=tuple(refused),
+                step_size=tried, pilot=found, checkpoint=checkpoint, sampled=sampled, refused=tuple(refused),
                 passes=passes,
-            )
+            )  # fmt: skip
         if last:
             remedy = "raise localization" if step_size == AUTO else "lower it, or let it say auto"
             raise ValueError(f"The pilot chain diverged at step_size {tried:g}: {remedy}.")

@@ -77,48 +77,31 @@ class Stability:
 
 
 def measure_stability(
+    settings: Any,
     problem: Problem,
     model: nn.Module,
     *,
-    inverse_temperature: float,
-    localization: float,
-    batch_size: int,
     generator: torch.Generator,
-    microbatch: int | None = None,
     metric: Float[Tensor, " parameter"] | None = None,
 ) -> Stability:
     """Measure the curvature that bounds the step size, and the noise of minibatches, at a model's parameters.
 
     Args:
-        batch_size: The sampler's.
+        settings: The sampler's ``inverse_temperature``, ``localization``, ``batch_size`` and ``microbatch``.
         generator: Chooses the reference examples, and Lanczos' first direction; on their device.
-        microbatch: Most examples in memory at once; None: as many as the sampler's.
 
     Raises:
         ValueError: If a loss or its derivatives are not finite, or nothing holds a chain.
     """
     population = num_examples(problem.reference)
     chosen = torch.randperm(population, generator=generator, device=generator.device)[:CURVED]
-    landscape = Landscape(
-        model, problem.loss, take(problem.reference, chosen), batch_size=microbatch or batch_size, metric=metric
-    )
+    at_once = settings.microbatch or settings.batch_size
+    landscape = Landscape(model, problem.loss, take(problem.reference, chosen), batch_size=at_once, metric=metric)
     start = landscape.random_direction(generator)
-    bounds = {"tolerance": TOLERANCE, "most_products": MOST_PRODUCTS}
-    if metric is None:  # of the loss alone: localization only shifts it, and would hide how well it is known
-        loss_spectrum, top = find_spectrum(landscape.hessian_product, start, **bounds)
-        hessian = loss_spectrum.smallest, loss_spectrum.largest
-        spectrum = loss_spectrum.scale(inverse_temperature, shift=localization)
-    else:
-        hessian = None
-        spectrum, top = find_spectrum(
-            lambda direction: (
-                inverse_temperature * landscape.hessian_product(direction) + localization * metric * direction
-            ),
-            start,
-            **bounds,
-        )
-    _require_curvature(landscape, spectrum, top, inverse_temperature, localization)
-    noise = landscape.minibatch_noise(top, batch_size=batch_size, population=population)
+    inverse_temperature, localization = settings.inverse_temperature, settings.localization
+    spectrum, top, hessian = _find_spectrum(landscape, start, inverse_temperature, localization, metric)
+    _require_curvature(landscape, spectrum, inverse_temperature, localization)
+    noise = landscape.minibatch_noise(top, batch_size=settings.batch_size, population=population)
     stiffest = spectrum.largest + inverse_temperature**2 * noise.curvature / spectrum.largest
     return Stability(
         spectrum=spectrum,
@@ -131,8 +114,27 @@ def measure_stability(
     )
 
 
+def _find_spectrum(
+    landscape: Landscape,
+    start: Float[Tensor, " parameter"],
+    inverse_temperature: float,
+    localization: float,
+    metric: Float[Tensor, " parameter"] | None,
+) -> tuple[Spectrum, Float[Tensor, " parameter"], tuple[float, float] | None]:
+    """Return the potential's spectrum, its top eigenvector and, without a metric, the ends of the mean loss's own."""
+    bounds = {"tolerance": TOLERANCE, "most_products": MOST_PRODUCTS}
+    if metric is None:  # of the loss alone: localization only shifts it, and would hide how well it is known
+        of_loss, top = find_spectrum(landscape.hessian_product, start, **bounds)
+        return of_loss.scale(inverse_temperature, shift=localization), top, (of_loss.smallest, of_loss.largest)
+
+    def product(direction: Float[Tensor, " parameter"]) -> Float[Tensor, " parameter"]:
+        return inverse_temperature * landscape.hessian_product(direction) + localization * metric * direction
+
+    return *find_spectrum(product, start, **bounds), None
+
+
 def _require_curvature(
-    landscape: Landscape, spectrum: Spectrum, top: Tensor, inverse_temperature: float, localization: float
+    landscape: Landscape, spectrum: Spectrum, inverse_temperature: float, localization: float
 ) -> None:
     if spectrum.largest <= 0:
         raise ValueError(

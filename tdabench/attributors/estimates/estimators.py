@@ -90,14 +90,6 @@ class StreamingCovariance:
         self._train_squares += second.square().sum(dim=0)
         self._join(chain, means)
 
-    def merge(self, other: "StreamingCovariance") -> None:
-        """Add all that another one has seen; chains with the same number are the same chain."""
-        self._products += other._products
-        self._query_squares += other._query_squares
-        self._train_squares += other._train_squares
-        for chain, means in other._chains.items():
-            self._join(chain, means)
-
     def estimate(self, estimate: str) -> Float[Tensor, "query train"]:
         """Return the ``covariance`` or the ``correlation``."""
         return self.covariance() if estimate == "covariance" else self.correlation()
@@ -121,27 +113,6 @@ class StreamingCovariance:
             squares.sqrt().clamp(min=SMALLEST_NORM) for squares in (self._query_squares, self._train_squares)
         )
         return (self._products / first[:, None]).div_(second)
-
-    def tensors(self, chain: int = 0) -> dict[str, Tensor]:
-        """Return what it has seen of its only chain, for ``from_tensors``: float64, but for the number of draws."""
-        means = self._chains[chain]
-        return {
-            "products": self._products,
-            "query_squares": self._query_squares,
-            "train_squares": self._train_squares,
-            "query_means": means.query,
-            "train_means": means.train,
-            "draws": torch.tensor(means.draws),
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], chain: int) -> "StreamingCovariance":
-        """Make one of what ``tensors`` gave, which it takes over; its draws count as those of ``chain``."""
-        made = cls(0, 0)
-        made._products = tensors["products"]
-        made._query_squares, made._train_squares = tensors["query_squares"], tensors["train_squares"]
-        made._chains = {chain: _Means(int(tensors["draws"]), tensors["query_means"], tensors["train_means"])}
-        return made
 
     def _join(self, chain: int, new: _Means) -> None:
         """Move a chain's means by new draws, whose sums about their own means are in already."""

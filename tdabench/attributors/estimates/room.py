@@ -20,8 +20,7 @@ class TokenBytes:
         scores: Of all scores as float32; on disk, if they are made in blocks.
         losses: Memory of what the chains keep.
         at_once: Memory of the estimate beside that, if all scores are made at once.
-        least: The least limit of that memory with which blocks have a pair of sequences at least. ``at_once`` if there
-            are no blocks.
+        least: The least limit of that memory with which blocks have a pair of sequences at least.
         text: Where the scores' number comes from.
     """
 
@@ -33,17 +32,11 @@ class TokenBytes:
 
 
 def token_scores_bytes(
-    *, queries: int, query_positions: int, train: int, train_positions: int, chains: int, draws: int, online: bool
+    *, queries: int, query_positions: int, train: int, train_positions: int, chains: int, draws: int
 ) -> TokenBytes:
-    """Tell what scores of tokens need.
-
-    Args:
-        online: Whether sums are kept instead of draws; see ``tdabench.attributors.estimates.tokens``.
-    """
+    """Tell what scores of tokens need."""
     of_query, of_train = queries * query_positions, train * train_positions
     pairs, text = of_query * of_train, f"{queries:,} x {query_positions:,} x {train:,} x {train_positions:,}"
-    if online:  # float64: the sums of one chain, those of the chains before it or the result
-        return TokenBytes(scores=4 * pairs, losses=8 * pairs, at_once=16 * pairs, least=16 * pairs, text=text)
     losses = 4 * chains * draws * (of_query + of_train)
     at_once = 12 * pairs + 6 * losses  # as estimate_losses counts
     least = least_memory(max(query_positions, train_positions), draws=min(DRAWS, draws))
@@ -54,7 +47,7 @@ def require_room(settings: Any, problem: Problem) -> TokenBytes:
     """Check that the scores of all pairs of tokens will fit, and return what they need.
 
     Args:
-        settings: The attributor: ``chains``, ``draws``, ``token_estimate`` and ``memory_gib``.
+        settings: The attributor: ``chains``, ``draws`` and ``memory_gib``.
 
     Raises:
         ValueError: If memory or disk are too small; the message has the numbers.
@@ -67,7 +60,8 @@ def require_room(settings: Any, problem: Problem) -> TokenBytes:
         if needs.losses + needs.at_once > memory:
             raise ValueError(
                 f"Scores of tokens need {needs.losses + needs.at_once:,} bytes of memory, {needs.losses:,} of them for "
-                f"what the chains keep, and there are {memory:,}: {of_scores}. {_remedy(settings)}"
+                f"what the chains keep, and there are {memory:,}: {of_scores}. Set memory_gib: "
+                "scores that don't fit are made in blocks, and lie on disk. Or ask for fewer examples."
             )
     elif needs.at_once > settings.memory_gib * GIB:
         if needs.least > settings.memory_gib * GIB:
@@ -97,7 +91,6 @@ def _needs_of(settings: Any, problem: Problem) -> TokenBytes:
         train_positions=positions[1],
         chains=settings.chains,
         draws=settings.draws,
-        online=settings.token_estimate == "online",
     )
 
 
@@ -106,9 +99,3 @@ def _find_memory(problem: Problem) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _remedy(settings: Any) -> str:
-    if settings.token_estimate == "online":
-        return "Keep traces (token_estimate: traces), or ask for fewer queries or training examples."
-    return "Set memory_gib: scores that don't fit are made in blocks, and lie on disk. Or ask for fewer examples."

@@ -1,10 +1,4 @@
-"""Scores of every pair of tokens: what is recorded of a chain, and what is made of the chains.
-
-Two ways give the same numbers. ``TokenTraces`` keeps every token's loss at every draw and estimates at the end: memory
-grows with draws x (query tokens + train tokens). ``TokenSums`` adds every draw to the sums that the estimate needs and
-keeps none: memory is query tokens x train tokens, however many draws there are. It pays where there are more draws
-than about twice the tokens of all queries; it can't be looked at afterwards, or estimated from fewer draws.
-"""
+"""Scores of every pair of tokens: what is recorded of a chain, and what is made of the chains."""
 
 import dataclasses
 import itertools
@@ -17,33 +11,32 @@ from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, Unsupported, batches
 from tdabench.attributors.estimates.blocks import DRAWS, block_side, estimate_block, estimate_losses, parts
-from tdabench.attributors.estimates.estimators import StreamingCovariance
 from tdabench.attributors.estimates.room import require_room
 from tdabench.attributors.estimates.traces import has_converged, keep_traces, report_diverged
 from tdabench.examples import batch_size_of
 
-# Draws that are added to sums at a time: one by one, each would pass through all of the sums.
-AT_A_TIME = 16
 # Memory of sequence scores from tokens, where no limit is told.
 DEFAULT_GIB = 1.0
 
 
 def require_token_estimate(token_estimate: str) -> None:
-    """Check the name of a way to estimate."""
-    if token_estimate not in ("traces", "online"):
-        raise ValueError(f"token_estimate must be traces or online, got {token_estimate!r}.")
+    """Check the name of a way to estimate; there is one."""
+    if token_estimate != "traces":
+        raise ValueError(
+            f"token_estimate must be traces, got {token_estimate!r}: leave it out, and set memory_gib to bound the "
+            "estimate's memory."
+        )
 
 
-def make_recorder(settings: Any, problem: Problem) -> "TraceRecorder | SumRecorder":
-    """Make the recorder that ``settings.token_estimate`` names, for one chain of ``settings.draws``.
+def make_recorder(settings: Any, problem: Problem) -> "TraceRecorder":
+    """Make the recorder of one chain of ``settings.draws``.
 
     Raises:
         Unsupported: If the problem has no tokens.
     """
     if problem.token_loss is None:
         raise Unsupported("scores of tokens need a language model: this problem has no token_loss")
-    recorder = SumRecorder if settings.token_estimate == "online" else TraceRecorder
-    return recorder(problem, draws=settings.draws, batch_size=settings.loss_batch_size)
+    return TraceRecorder(problem, draws=settings.draws, batch_size=settings.loss_batch_size)
 
 
 def sample_and_score_tokens(
@@ -82,10 +75,10 @@ def score_tokens(
 
 
 def score_sequences(
-    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str
+    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool = True
 ) -> Float[Tensor, "query train"]:
     """Return the sum of ``score_tokens`` over all pairs of tokens, without holding them all."""
-    return _gather(settings, chains, problem, remedy=remedy, markov=True).summed(settings)
+    return _gather(settings, chains, problem, remedy=remedy, markov=markov).summed(settings)
 
 
 @torch.no_grad()
@@ -120,38 +113,6 @@ class TraceRecorder:
         return self._kept
 
 
-class SumRecorder:
-    """Keeps the sums over draws that a covariance needs: ``token_products`` (query token, train token) and others."""
-
-    def __init__(self, problem: Problem, *, draws: int, batch_size: int | None) -> None:
-        self._problem, self._batch_size = problem, batch_size
-        self._sums, self._waiting = StreamingCovariance(0, 0), []
-        self._sizes: dict[str, Tensor] = {}
-
-    def measure(self, model: nn.Module, draw: int | None) -> Float[Tensor, " example"]:
-        """Measure every token once; return each example's loss, the sum over its tokens (see ``record_chain``)."""
-        losses = _measure_parts(model, self._problem, self._batch_size)
-        query, train = losses["query"], losses["train"]
-        if draw is None:
-            self._sums = StreamingCovariance(query.numel(), train.numel(), device=query.device)
-            self._sizes = {"token_sizes": torch.tensor([*query.shape, *train.shape])}
-        else:
-            self._waiting.append((query.flatten(), train.flatten()))
-        if len(self._waiting) == AT_A_TIME:
-            self._flush()
-        return _sum_tokens(losses)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the sums of all draws, and how many tokens they are about."""
-        if self._waiting:
-            self._flush()
-        return {**{f"token_{name}": values for name, values in self._sums.tensors().items()}, **self._sizes}
-
-    def _flush(self) -> None:
-        self._sums.update(0, *(torch.stack(part) for part in zip(*self._waiting, strict=True)))
-        self._waiting.clear()
-
-
 @dataclasses.dataclass(frozen=True)
 class TokenTraces:
     """The losses of all chains: a list entry a chain, each with the axes draw, example, position."""
@@ -159,7 +120,7 @@ class TokenTraces:
     query: list[Float[Tensor, "draw query qpos"]] = dataclasses.field(default_factory=list)
     train: list[Float[Tensor, "draw train tpos"]] = dataclasses.field(default_factory=list)
 
-    def add(self, chain: dict[str, Tensor], index: int) -> None:
+    def add(self, chain: dict[str, Tensor]) -> None:
         """Add a chain."""
         self.query.append(chain["query_tokens"])
         self.train.append(chain["train_tokens"])
@@ -190,32 +151,6 @@ class TokenTraces:
         return scores
 
 
-class TokenSums:
-    """The sums of all chains, added up."""
-
-    def __init__(self) -> None:
-        self._sums: StreamingCovariance | None = None
-        self._sizes: list[int] = []
-
-    def add(self, chain: dict[str, Tensor], index: int) -> None:
-        """Add a chain, whose tensors are taken over."""
-        named = {name.removeprefix("token_"): values for name, values in chain.items() if name.startswith("token_")}
-        self._sizes = named.pop("sizes").tolist()
-        sums = StreamingCovariance.from_tensors(named, index)
-        if self._sums is None:
-            self._sums = sums
-        else:
-            self._sums.merge(sums)
-
-    def scores(self, settings: Any, problem: Problem) -> Float[Tensor, "query qpos train tpos"]:
-        """Estimate all pairs."""
-        return self._sums.estimate(settings.estimate).view(self._sizes)
-
-    def summed(self, settings: Any) -> Float[Tensor, "query train"]:
-        """Estimate all pairs, and sum each pair of sequences."""
-        return self._sums.estimate(settings.estimate).view(self._sizes).sum(dim=(1, 3))
-
-
 def _measure_parts(model: nn.Module, problem: Problem, batch_size: int | None) -> dict[str, Tensor]:
     measured = {name: measure_tokens(model, problem, getattr(problem, name), batch_size) for name in ("train", "query")}
     return {name: values.to(torch.promote_types(values.dtype, torch.float32)) for name, values in measured.items()}
@@ -228,15 +163,14 @@ def _sum_tokens(losses: dict[str, Tensor]) -> Float[Tensor, " example"]:
 
 def _gather(
     settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool
-) -> TokenTraces | TokenSums:
+) -> TokenTraces:
     """Collect the tokens of the chains that converged, and keep the traces of all chains' sequences."""
-    gathered = TokenSums() if settings.token_estimate == "online" else TokenTraces()
-    sequences, converged = [], []
-    for index, chain in enumerate(chains):
+    gathered, sequences, converged = TokenTraces(), [], []
+    for chain in chains:
         sequences.append({name: values for name, values in chain.items() if "token" not in name})
         converged.append(has_converged(chain))
         if converged[-1]:
-            gathered.add(chain, index)
+            gathered.add(chain)
     keep_traces(settings, sequences, problem, markov=markov)
     report_diverged(converged, remedy=remedy)
     return gathered

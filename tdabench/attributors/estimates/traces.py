@@ -1,7 +1,7 @@
 """The scores that losses over draws around a checkpoint give."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tdabench.attributors.base import Diverged, Problem
 from tdabench.attributors.estimates.blocks import estimate_losses
-from tdabench.attributors.run import AttributionWarning
+from tdabench.attributors.running.run import AttributionWarning
 from tdabench.attributors.sampling.chains import DIVERGED
 from tdabench.storage.records import save_tensors
 
 
 def estimate_scores(
-    settings: Any, chains: Sequence[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool = True
+    settings: Any, chains: Iterable[dict[str, Tensor]], problem: Problem, *, remedy: str, markov: bool = True
 ) -> Float[Tensor, "query train"]:
     """Keep the traces in the workspace, leave diverged chains out, and return ``settings.estimate`` of the losses.
 
@@ -30,6 +30,7 @@ def estimate_scores(
     Raises:
         Diverged: If every chain diverged (a ValueError).
     """
+    chains = list(chains)
     keep_traces(settings, chains, problem, markov=markov)
     converged = [has_converged(chain) for chain in chains]
     report_diverged(converged, remedy=remedy)

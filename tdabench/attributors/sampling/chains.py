@@ -1,7 +1,8 @@
 """Chains: losses of every example at draws around a checkpoint, each chain a piece of work of its own."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,30 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tdabench.attributors.base import Examples, Problem, batches, num_examples
-from tdabench.attributors.sampling.sgld import Step
+from tdabench.attributors.sampling.walker import Step
 from tdabench.examples import batch_size_of
 from tdabench.runtime.progress import progress
-from tdabench.seeds import fork_generator
 
 # Nats: a chain that ever has such a loss has left the model's neighbourhood for good.
 DIVERGED = 1e6
 
 Measure = Callable[[nn.Module, int | None], Float[Tensor, " example"]]
-
-
-def chain_generator(problem: Problem, chain: int, generator: torch.Generator) -> torch.Generator:
-    """Return the stream of a chain, on the examples' device; the method's generator is left where it is.
-
-    Chains can so be sampled in any order, in any number of processes.
-
-    Args:
-        chain: Which one, from 0.
-        generator: The method's, as ``attribute`` gets it.
-    """
-    copy = torch.Generator(device=generator.device)
-    copy.set_state(generator.get_state())
-    device = next(iter(problem.train.values())).device
-    return [fork_generator(copy, device) for _ in range(chain + 1)][-1]
 
 
 def join_examples(problem: Problem) -> Examples:
@@ -60,13 +45,30 @@ def chain_batches(settings: Any, problem: Problem) -> dict[str, int]:
     return {"train": losses, "query": losses, "reference": settings.microbatch or settings.batch_size}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When a chain draws: after ``burn_in`` steps, and then every ``steps_between_draws``."""
+
+    draws: int
+    burn_in: int = 0
+    steps_between_draws: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Count the steps of a chain."""
+        return self.burn_in + self.draws * self.steps_between_draws
+
+    def draw_after(self, steps: int) -> int | None:
+        """Return the number of the draw after so many steps, from 0; None if there is none."""
+        draw, rest = divmod(steps - self.burn_in, self.steps_between_draws)
+        return None if rest or draw < 1 else draw - 1
+
+
 def record_chain(
     problem: Problem,
     steps: Iterator[Step],
+    schedule: Schedule,
     *,
-    draws: int,
-    burn_in: int = 0,
-    steps_between_draws: int = 1,
     loss_batch_size: int | None,
     description: str,
     measure: Measure | None = None,
@@ -74,7 +76,7 @@ def record_chain(
     """Walk a chain and measure every example's loss at its draws; a chain that diverges is left where it did.
 
     Args:
-        steps: Lazily, ``burn_in + draws * steps_between_draws`` of them.
+        steps: Lazily, as many as the schedule has.
         description: For the progress bar.
         measure: What gives the losses, those of the training examples before those of the queries: called with the
             checkpoint and None, and with the model and number of each draw. None for ``problem.loss`` of each.
@@ -88,36 +90,51 @@ def record_chain(
     Raises:
         ValueError: If the checkpoint has a loss where no chain can begin.
     """
-    parts = measured_parts(problem)
-    if measure is None:
-        measure = lambda model, _: torch.cat([measure_losses(model, problem, part, loss_batch_size) for part in parts])  # noqa: E731
-    start = time.process_time()
+    measure = measure or _measure_by_loss(problem, loss_batch_size)
+    start, num_train = time.process_time(), num_examples(problem.train)
     checkpoint = measure(problem.models[0], None)
-    _require_losses(checkpoint, num_examples(problem.train))
+    _require_losses(checkpoint, num_train)
     checkpoint = checkpoint.to(torch.promote_types(checkpoint.dtype, torch.float32))
-    losses = checkpoint.new_full((draws, len(checkpoint)), torch.nan)
-    distance, cpu_seconds = (torch.full((draws,), torch.nan) for _ in range(2))
+    losses = checkpoint.new_full((schedule.draws, len(checkpoint)), torch.nan)
+    followed = _follow(progress(steps, description, total=schedule.steps), schedule, measure, losses, start)
+    parts = {"": losses, "_checkpoint": checkpoint}
+    by_part = [
+        {f"train{name}": values[..., :num_train], f"query{name}": values[..., num_train:]}
+        for name, values in parts.items()
+    ]
+    return {**by_part[0], **by_part[1], **followed}
+
+
+def _measure_by_loss(problem: Problem, loss_batch_size: int | None) -> Measure:
+    parts = measured_parts(problem)
+    return lambda model, _: torch.cat([measure_losses(model, problem, part, loss_batch_size) for part in parts])
+
+
+def _follow(
+    steps: Iterable[Step],
+    schedule: Schedule,
+    measure: Measure,
+    losses: Float[Tensor, "draw example"],
+    start: float,
+) -> dict[str, Tensor]:
+    """Walk a chain, write the losses of its draws, and return what else is recorded of them."""
+    distance, cpu_seconds = (torch.full((schedule.draws,), torch.nan) for _ in range(2))
     step_losses = []
-    total = burn_in + draws * steps_between_draws
-    for count, step in enumerate(progress(steps, description, total=total), start=1 - burn_in):
+    for count, step in enumerate(steps, start=1):
         step_losses.append(step.loss)
-        if count <= 0 or count % steps_between_draws:
+        draw = schedule.draw_after(count)
+        if draw is None:
             continue
-        draw = count // steps_between_draws - 1
         losses[draw] = measure(step.model, draw)
         distance[draw], cpu_seconds[draw] = step.distance(), time.process_time() - start
         if not (losses[draw].abs() < DIVERGED).all():  # NaN is not
             break
-    num_train, missing = num_examples(problem.train), total - len(step_losses)
+    taken, missing = torch.stack(step_losses).float().cpu(), schedule.steps - len(step_losses)
     return {
-        "train": losses[:, :num_train],
-        "query": losses[:, num_train:],
-        "train_checkpoint": checkpoint[:num_train],
-        "query_checkpoint": checkpoint[num_train:],
         "distance": distance,
-        "step_loss": torch.cat([torch.stack(step_losses).float().cpu(), torch.full((missing,), torch.nan)]),
+        "step_loss": torch.cat([taken, torch.full((missing,), torch.nan)]),
         "cpu_seconds": cpu_seconds,
-        "draw_step": burn_in + steps_between_draws * torch.arange(1, draws + 1),
+        "draw_step": schedule.burn_in + schedule.steps_between_draws * torch.arange(1, schedule.draws + 1),
     }
 
 

@@ -1,14 +1,52 @@
 """Draws from a Laplace approximation of the local posterior, in the space that stochastic gradients span."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, LossFn, batches, copy_model, num_examples, take
-from tdabench.attributors.sampling.sgld import Step, draw_batch, flatten_parameters
+from tdabench.attributors.base import LossFn, Unsupported, batches, num_examples, take
+from tdabench.attributors.sampling.walker import Walker
+from tdabench.cost import phase
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Laplace:
+    """Independent draws from a Gaussian local posterior, in the span of randomly signed minibatch gradients.
+
+    Attributes:
+        draws: How many, at least 3; also the number of gradients.
+        localization: See ``posterior_variances``, and so is amplitude.
+        metric_damping: See ``measure_curvature``.
+        curvature: Whose Fisher: that of whole examples (``example``) or of tokens (``token``).
+    """
+
+    draws: int
+    localization: float
+    metric_damping: float
+    amplitude: float
+    curvature: str = "example"
+    markov: ClassVar[bool] = False
+
+    def start(self, walker: Walker) -> Callable[[], Float[Tensor, ""]]:
+        """Measure the curvature, and return the function that goes to the next draw; see ``Sampler``.
+
+        Raises:
+            Unsupported: If the curvature of tokens is asked for, and there are none.
+            ValueError: If no gradient differs from zero, or one is not finite.
+        """
+        token_loss = walker.problem.token_loss if self.curvature == "token" else None
+        if self.curvature == "token" and token_loss is None:
+            raise Unsupported("curvature: token needs a language model: this problem has no token_loss")
+        with phase("fit"):
+            curvature = measure_curvature(
+                walker, directions=self.draws - 1, metric_damping=self.metric_damping, token_loss=token_loss
+            )
+            variances = posterior_variances(curvature, localization=self.localization, amplitude=self.amplitude)
+        return visit_draws(walker, curvature, variances, draws=self.draws)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,18 +70,9 @@ class LocalCurvature:
 
 
 def measure_curvature(
-    model: nn.Module,
-    loss: LossFn,
-    reference: Examples,
-    *,
-    directions: int,
-    batch_size: int,
-    microbatch: int | None = None,
-    metric_damping: float,
-    generator: torch.Generator,
-    token_loss: LossFn | None = None,
+    walker: Walker, *, directions: int, metric_damping: float, token_loss: LossFn | None = None
 ) -> LocalCurvature:
-    r"""Measure the local curvature from ``directions`` randomly signed minibatch gradients.
+    r"""Measure the local curvature where a walker is from ``directions`` randomly signed minibatch gradients.
 
     .. math:: v_t = b^{-1/2} \sum_{i \in B_t} s_i \nabla \ell_i(w^*), \quad s_i = \pm 1, \qquad
         \mathbb{E}\, v v^T = F, \quad \mathbb{E}\, v \odot v = \mathrm{diag}\, F
@@ -56,30 +85,48 @@ def measure_curvature(
 
     Args:
         directions: Number of gradients. Fewer directions come back if they are linearly dependent.
-        batch_size: Examples of each gradient.
-        microbatch: Most of them in memory at once; None: all of them.
         metric_damping: Added to the diagonal Fisher, relative to its mean over each parameter tensor.
-        generator: The stream of minibatches and signs.
         token_loss: Gives every token's loss (example, position); None for a Fisher of whole examples.
 
     Raises:
-        ValueError: If no parameter requires a gradient, all gradients are zero, or one is not finite.
+        ValueError: If all gradients are zero, or one is not finite.
     """
-    model = copy_model(model)
-    position, gradient = flatten_parameters(model)
-    wide = torch.promote_types(position.dtype, torch.float32)
-    gradients = torch.empty(directions, len(position), device=position.device, dtype=wide)
-
-    def sign(loss: LossFn, shape: Sequence[int] = ()) -> Float[Tensor, " parameter"]:
-        gradient.zero_()
-        batch = draw_batch(reference, batch_size, generator=generator)
-        _backpropagate_signed(model, loss, batch, shape, microbatch=microbatch, generator=generator)
-        return gradient.to(wide)
-
+    wide = torch.promote_types(walker.position.dtype, torch.float32)
+    gradients = torch.empty(directions, len(walker.position), device=walker.position.device, dtype=wide)
     for row in gradients:
-        row.copy_(sign(loss))
-    scale = _invert_root(gradients.square().mean(dim=0), model, metric_damping)
+        row.copy_(_signed_gradient(walker, walker.problem.loss))
+    scale = _invert_root(gradients.square().mean(dim=0), walker.model, metric_damping)
     gradients *= scale
+    eigenvalues, basis, trace = _decompose(gradients)
+    if token_loss is None:
+        mean = trace / directions / num_examples(walker.problem.reference)
+        return LocalCurvature(scale=scale, basis=basis, eigenvalues=eigenvalues / directions, mean_eigenvalue=mean)
+    del gradients
+    return _turn_to_tokens(walker, token_loss, scale, basis, directions=directions)
+
+
+def _signed_gradient(walker: Walker, loss: LossFn, shape: Sequence[int] = ()) -> Float[Tensor, " parameter"]:
+    """Return the gradient of a new minibatch's losses with random signs, over the root of its size.
+
+    Args:
+        shape: Of an example's losses.
+    """
+    walker.gradient.zero_()
+    batch, generator = walker.draw_batch(), walker.generator
+    count = num_examples(batch)
+    signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
+    size = min(walker.microbatch or count, count)
+    for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
+        with torch.enable_grad():
+            losses = loss(walker.model, part)
+            ((losses * part_signs.to(losses)).sum() / count**0.5).backward()
+    return walker.gradient.to(torch.promote_types(walker.gradient.dtype, torch.float32))
+
+
+def _decompose(
+    gradients: Float[Tensor, "gradient parameter"],
+) -> tuple[Float[Tensor, " direction"], Float[Tensor, "direction parameter"], float]:
+    """Return what scaled gradients span: the eigenvalues of the sum of their squares, the basis, and the trace."""
     gram = (gradients @ gradients.T).double()
     if not gram.isfinite().all():
         raise ValueError("A gradient at the checkpoint is not finite: give a checkpoint whose losses are finite.")
@@ -88,15 +135,23 @@ def measure_curvature(
     if not eigenvalues[-1] > 0:
         raise ValueError("Every gradient at the checkpoint is zero: there is no local curvature to sample from.")
     basis = (vectors[:, kept] / eigenvalues[kept].sqrt()).T.to(gradients.dtype) @ gradients
-    if token_loss is None:
-        mean = gram.trace().item() / directions / num_examples(reference)
-        return LocalCurvature(
-            scale=scale, basis=basis, eigenvalues=eigenvalues[kept] / directions, mean_eigenvalue=mean
-        )
-    del gradients
+    return eigenvalues[kept], basis, gram.trace().item()
+
+
+def _turn_to_tokens(
+    walker: Walker,
+    token_loss: LossFn,
+    scale: Float[Tensor, " parameter"],
+    basis: Float[Tensor, "direction parameter"],
+    *,
+    directions: int,
+) -> LocalCurvature:
+    """Return the curvature of tokens in the space of a basis, which is turned to its eigenvectors."""
     with torch.no_grad():
-        shape = token_loss(model, take(reference, slice(1))).shape[1:]
-    projected = torch.stack([basis @ (sign(token_loss, shape) * scale) for _ in range(directions)]).double()
+        shape = token_loss(walker.model, take(walker.problem.reference, slice(1))).shape[1:]
+    projected = torch.stack(
+        [basis @ (_signed_gradient(walker, token_loss, shape) * scale) for _ in range(directions)]
+    ).double()
     eigenvalues, vectors = torch.linalg.eigh(projected.T @ projected / directions)
     return LocalCurvature(
         scale=scale,
@@ -104,29 +159,6 @@ def measure_curvature(
         eigenvalues=eigenvalues.clamp_min(0),
         mean_eigenvalue=eigenvalues.mean().item(),
     )
-
-
-def _backpropagate_signed(
-    model: nn.Module,
-    loss: LossFn,
-    batch: Examples,
-    shape: Sequence[int],
-    *,
-    microbatch: int | None,
-    generator: torch.Generator,
-) -> None:
-    """Add the gradient of a batch's losses with random signs, over the root of its size, to the parameters'.
-
-    Args:
-        shape: Of an example's losses.
-    """
-    count = num_examples(batch)
-    signs = torch.randint(2, (count, *shape), generator=generator, device=generator.device) * 2.0 - 1.0
-    size = min(microbatch or count, count)
-    for part, part_signs in zip(batches(batch, size), signs.split(size), strict=True):
-        with torch.enable_grad():
-            losses = loss(model, part)
-            ((losses * part_signs.to(losses)).sum() / count**0.5).backward()
 
 
 def _invert_root(fisher: Float[Tensor, " parameter"], model: nn.Module, damping: float) -> Float[Tensor, " parameter"]:
@@ -153,40 +185,32 @@ def posterior_variances(
     return 1 / (inverse_temperature * precisions)
 
 
-def sample_laplace(
-    model: nn.Module,
-    curvature: LocalCurvature,
-    variances: Float[Tensor, " direction"],
-    *,
-    draws: int,
-    generator: torch.Generator,
-) -> Iterator[Step]:
-    r"""Return the model at draws from :math:`N(w^*, D^{-1/2} Q^T \Sigma Q D^{-1/2})` whose sample covariance is exact.
+def visit_draws(
+    walker: Walker, curvature: LocalCurvature, variances: Float[Tensor, " direction"], *, draws: int
+) -> Callable[[], Float[Tensor, ""]]:
+    r"""Return a function that moves a walker to draws from :math:`N(w^*, D^{-1/2} Q^T \Sigma Q D^{-1/2})`.
 
-    Orthogonal Monte Carlo (Choromanski et al., 2017, arXiv:1703.00864): a random rotation of an orthogonal design, so
-    that the draws' sample covariance (unbiased, centred) is the posterior's, without the noise of independent draws.
-
-    The given model is not touched: the one that is yielded is a copy, the same at each draw.
+    Their sample covariance (unbiased, centred) is exactly the posterior's, without the noise of independent draws:
+    orthogonal Monte Carlo (Choromanski et al., 2017, arXiv:1703.00864), a random rotation of an orthogonal design.
 
     Args:
         variances: Along each direction of the curvature; at most ``draws - 1``.
-        draws: At least 2.
-        generator: The stream of the rotation.
+        draws: At least 2; the function can be called so often.
 
     Raises:
         ValueError: If there are no more draws than directions.
     """
-    directions = len(variances)
+    directions, generator = len(variances), walker.generator
     if draws <= directions:
         raise ValueError(f"Exact moments in {directions} directions need at least {directions + 1} draws, got {draws}.")
-    model = copy_model(model)
-    position, _ = flatten_parameters(model)
-    checkpoint = position.clone()
     noise = torch.randn(draws, directions, generator=generator, device=generator.device, dtype=torch.float64)
     ones = torch.ones(draws, 1, dtype=noise.dtype, device=noise.device)
     design = torch.linalg.qr(torch.cat([ones, noise], dim=1)).Q[:, 1:]  # orthonormal columns that sum to zero
     coordinates = design.to(variances.device) * (draws - 1) ** 0.5 * variances.sqrt()
-    no_minibatch = torch.tensor(torch.nan)
-    for row in coordinates.to(curvature.basis):
-        position.copy_(checkpoint).addcmul_(row @ curvature.basis, curvature.scale)
-        yield Step(model=model, loss=no_minibatch, position=position, checkpoint=checkpoint)
+    rows, no_minibatch = iter(coordinates.to(curvature.basis)), torch.tensor(torch.nan)
+
+    def step() -> Float[Tensor, ""]:
+        walker.position.copy_(walker.checkpoint).addcmul_(next(rows) @ curvature.basis, curvature.scale)
+        return no_minibatch
+
+    return step

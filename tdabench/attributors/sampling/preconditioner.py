@@ -1,12 +1,13 @@
 """RMSprop's diagonal preconditioner: parameters with large gradients move more slowly."""
 
 import dataclasses
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.sampling.sgld import Walker
+from tdabench.attributors.sampling.walker import Walker
 from tdabench.cost import phase
 
 # Defaults of every sampler that has one: gradients that it is measured from, and its floor.
@@ -39,17 +40,26 @@ class Preconditioner:
         self.squares.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
 
 
-def measure_preconditioner(walker: Walker, *, steps: int, stability: float) -> Preconditioner:
+def require_preconditioner(steps: int | None, stability: float | None) -> None:
+    """Check the settings of ``measure_preconditioner``."""
+    if stability is not None and not 0 < stability < math.inf:
+        raise ValueError(f"stability must be positive and finite, got {stability}.")
+    if steps is not None and steps < 1:
+        raise ValueError(f"preconditioner_steps must be at least 1, got {steps}.")
+
+
+def measure_preconditioner(walker: Walker, *, steps: int | None, stability: float | None) -> Preconditioner:
     r"""Measure the preconditioner where the walker is, which is left there; counts as the phase ``fit``.
 
     Args:
-        steps: Minibatch gradients, all with the same weight.
+        steps: Minibatch gradients, all with the same weight; None: 100.
         stability: :math:`\lambda`, relative to the root mean square of all the gradients' entries. The larger, the
-            closer is the preconditioner to 1.
+            closer is the preconditioner to 1. None: 1.
 
     Raises:
         ValueError: If every gradient is zero, or one is not finite.
     """
+    steps, stability = steps or STEPS, STABILITY if stability is None else stability
     squares = torch.zeros_like(walker.position)
     with phase("fit"):
         for _ in range(steps):

@@ -1,33 +1,22 @@
 """SGLD with RMSprop's preconditioner."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
 
-from tdabench.attributors.base import Examples, LossFn
-from tdabench.attributors.sampling.preconditioner import measure_preconditioner
-from tdabench.attributors.sampling.sgld import Step, make_walker
+from tdabench.attributors.sampling.preconditioner import measure_preconditioner, require_preconditioner
+from tdabench.attributors.sampling.walker import Walker
+
+DECAY = 0.99
 
 
-def sample_chain(
-    model: nn.Module,
-    loss: LossFn,
-    reference: Examples,
-    *,
-    steps: int,
-    step_size: float,
-    inverse_temperature: float,
-    localization: float,
-    batch_size: int,
-    generator: torch.Generator,
-    microbatch: int | None = None,
-    preconditioner: str = "frozen",
-    preconditioner_steps: int = 100,
-    stability: float = 1.0,
-    decay: float = 0.99,
-) -> Iterator[Step]:
-    r"""Take steps of preconditioned SGLD (Li et al., 2015, arXiv:1512.07666), as ``sgld.sample_chain`` does of SGLD.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RMSpropSGLD:
+    r"""Preconditioned SGLD (Li et al., 2015, arXiv:1512.07666).
 
     .. math:: w' = w - \tfrac{\epsilon}{2} G (n\beta \nabla L_B(w) + \gamma (w - w^*)) + \sqrt{\epsilon G} \xi,
         \qquad \xi \sim N(0, I), \qquad G = \frac{\lambda}{\lambda + \sqrt{V}}
@@ -51,25 +40,58 @@ def sample_chain(
     :math:`1 / (1 - \alpha)` of them along a path that is itself correlated: it cures :math:`\alpha = 0` and changes
     nothing at 0.99. Where the law matters, use ``frozen``.
 
-    Args:
+    Attributes:
+        step_size: As for ``SGLD``, and so are the next two.
         preconditioner: ``frozen`` or ``adaptive``.
-        preconditioner_steps: Minibatch gradients at the checkpoint that :math:`V` is measured from.
-        stability: :math:`\lambda`, relative to the root mean square of those gradients' entries.
-        decay: :math:`\alpha` of ``adaptive``, in [0, 1).
-
-    Raises:
-        ValueError: If no parameter requires a gradient, or all gradients at the checkpoint are zero.
+        preconditioner_steps: Minibatch gradients at the checkpoint that :math:`V` is measured from; None: 100.
+        stability: :math:`\lambda`, relative to the root mean square of those gradients' entries; None: 1.
+        decay: :math:`\alpha` of ``adaptive``, in [0, 1); None: 0.99.
     """
-    walker = make_walker(model, loss, reference, batch_size=batch_size, generator=generator, microbatch=microbatch)
-    metric = measure_preconditioner(walker, steps=preconditioner_steps, stability=stability)
-    strength, noise = metric.strength(), torch.empty_like(walker.position)
-    for _ in range(steps):
-        minibatch_loss = walker.measure_gradient()
-        if preconditioner == "adaptive":
-            # Before this gradient counts: a minibatch must not choose the length of its own step.
-            strength = metric.strength()
-            metric.follow(walker.gradient, decay=decay)
-        walker.tilt_gradient(inverse_temperature, localization)
-        noise.normal_(std=step_size**0.5, generator=generator)
-        walker.position.addcmul_(strength, walker.gradient, value=-step_size / 2).addcmul_(strength.sqrt(), noise)
-        yield walker.arrive(minibatch_loss)
+
+    step_size: float
+    inverse_temperature: float
+    localization: float
+    preconditioner: str = "frozen"
+    preconditioner_steps: int | None = None
+    stability: float | None = None
+    decay: float | None = None
+    markov: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_preconditioner(self.preconditioner_steps, self.stability)
+        if self.preconditioner not in ("frozen", "adaptive"):
+            raise ValueError(
+                f"preconditioner of sampler rmsprop_sgld must be frozen or adaptive, got {self.preconditioner!r}."
+            )
+        if self.decay is not None and not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}.")
+        if self.decay is not None and self.preconditioner != "adaptive":
+            raise ValueError(f"decay is for preconditioner: adaptive, which alone follows the chain; got {self.decay}.")
+
+    def start(self, walker: Walker) -> Callable[[], Float[Tensor, ""]]:
+        """Measure the preconditioner, and return the function that steps; see ``Sampler``.
+
+        Raises:
+            ValueError: If all gradients at the checkpoint are zero.
+        """
+        metric = measure_preconditioner(walker, steps=self.preconditioner_steps, stability=self.stability)
+        frozen, noise = metric.strength(), torch.empty_like(walker.position)
+        decay = DECAY if self.decay is None else self.decay
+
+        def step() -> Float[Tensor, ""]:
+            minibatch_loss, strength = walker.measure_gradient(), frozen
+            if self.preconditioner == "adaptive":
+                # Before this gradient counts: a minibatch must not choose the length of its own step.
+                strength = metric.strength()
+                metric.follow(walker.gradient, decay=decay)
+            walker.tilt_gradient(self.inverse_temperature, self.localization)
+            noise.normal_(std=self.step_size**0.5, generator=walker.generator)
+            walker.position.addcmul_(strength, walker.gradient, value=-self.step_size / 2)
+            walker.position.addcmul_(strength.sqrt(), noise)
+            return minibatch_loss
+
+        return step
+
+    def metric(self, walker: Walker) -> Float[Tensor, " parameter"]:
+        """Measure the preconditioner's diagonal at the checkpoint."""
+        return measure_preconditioner(walker, steps=self.preconditioner_steps, stability=self.stability).strength()

@@ -117,7 +117,8 @@ def check_no_fit_phase(laboratory: Laboratory) -> Finding:
 
 def check_amortises_over_queries(laboratory: Laboratory) -> Finding:
     """Count the model's passes that an added query costs."""
-    few, many = (sum(laboratory.measure(query=query).passes.values()) for query in (NUM_QUERY, 2 * NUM_QUERY))
+    measured = laboratory.measure(), laboratory.measure(query=2 * NUM_QUERY)
+    few, many = (sum(measurement.passes.values()) for measurement in measured)
     added = (many - few) / NUM_QUERY
     limit = PASSES_PER_QUERY * laboratory.num_models
     measured = f"{added:,.1f} forward passes an added query, with {laboratory.num_models} checkpoints"

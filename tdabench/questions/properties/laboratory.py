@@ -1,6 +1,7 @@
 """Run one method on made-up problems, and watch what it does."""
 
 import dataclasses
+import functools
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from tdabench.attributors.base import Attributor, Problem
-from tdabench.attributors.run import run_attributor
+from tdabench.attributors.running.run import run_attributor
 from tdabench.cost import current_phase
 from tdabench.questions.properties.problems import rewrite
 from tdabench.seeds import make_generator
@@ -32,6 +33,10 @@ class Instrument(TorchDispatchMode):
         largest_factorised: Side of the largest matrix that was inverted, solved or decomposed; 0 if none was.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else every operation passes through torch._dynamo, whose import alone takes two seconds
+
     def __init__(self) -> None:
         super().__init__()
         self.work: Counter[str | None] = Counter()
@@ -46,18 +51,19 @@ class Instrument(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        operation = func.overloadpacket
-        if operation is torch.ops.aten.convolution:
-            self.work[current_phase()] += flop_registry[operation](*args, **kwargs, out_val=result)
-        elif _factorises(operation.__name__):
+        if func.overloadpacket is torch.ops.aten.convolution:
+            self.work[current_phase()] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
+        elif _factorises(func):
             tensors = [entry for entry in tree_leaves((args, kwargs)) if isinstance(entry, Tensor) and entry.ndim > 1]
             sides = [min(entry.shape[-2:]) for entry in tensors]
             self.largest_factorised = max(self.largest_factorised, *sides, 0)
         return result
 
 
-def _factorises(operation: str) -> bool:
-    return ("linalg" in operation or "cholesky" in operation) and not operation.endswith(("norm", "cross"))
+@functools.cache
+def _factorises(operation: torch._ops.OpOverload) -> bool:
+    name = operation.overloadpacket.__name__
+    return ("linalg" in name or "cholesky" in name) and not name.endswith(("norm", "cross"))
 
 
 def count_one_pass(problem: Problem) -> int:
@@ -84,42 +90,59 @@ class Laboratory:
 
     def __init__(self, attributor: Attributor, *, num_models: int, seed: int, folder: Path) -> None:
         self.attributor, self.num_models, self.seed, self.folder = attributor, num_models, seed, folder
-        self.measurements: dict[tuple[int, int, int], Measurement] = {}
+        self.networks: dict[tuple[int, int], tuple[nn.Module, ...]] = {}
+        self.measure = functools.cache(self._measure)
+        self._score_both = functools.cache(self._score_both)
 
     def workspace(self) -> Path:
         """Make an empty folder."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     def images(self, *, train: int = NUM_TRAIN, query: int = NUM_QUERY, width: int = WIDTH) -> Problem:
-        """Make the image problem."""
-        sizes = {"num_train": train, "num_query": query, "num_models": self.num_models, "width": width}
-        return make_image_problem(self.workspace(), **sizes, seed=self.seed)
+        """Make the image problem; the same networks are trained once."""
+        known = self.networks.get((train, width))
+        problem = make_image_problem(
+            self.workspace(), num_train=train, num_query=query, num_models=0 if known else self.num_models,
+            width=width, seed=self.seed,
+        )  # fmt: skip
+        models = self.networks.setdefault((train, width), known or problem.models)
+        return dataclasses.replace(problem, models=models)
 
     def score(self, problem: Problem, *, run: int = 0) -> Float[Tensor, "query train"]:
         """Run the method; runs differ in their random numbers."""
         return run_attributor(self.attributor, problem, generator=make_generator(self.seed, "properties", run)).scores
 
-    def measure(self, *, train: int = NUM_TRAIN, query: int = NUM_QUERY, width: int = WIDTH) -> Measurement:
+    def _measure(self, *, train: int = NUM_TRAIN, query: int = NUM_QUERY, width: int = WIDTH) -> Measurement:
         """Run the method on the image problem, watched."""
-        key = (train, query, width)
-        if key not in self.measurements:
-            problem = self.images(train=train, query=query, width=width)
-            with Instrument() as instrument:
-                generator = make_generator(self.seed, "properties", 0)
-                attribution = run_attributor(self.attributor, problem, generator=generator)
-            one = count_one_pass(problem)
-            kept = sum(part.disk_bytes for part in attribution.cost.phases.values())
-            self.measurements[key] = Measurement(
-                scores=attribution.scores,
-                passes={phase: work / one for phase, work in instrument.work.items()},
-                largest_factorised=instrument.largest_factorised,
-                kept=kept / torch.float32.itemsize,
-                parameters=sum(parameter.numel() for parameter in problem.models[0].parameters()),
-            )
-        return self.measurements[key]
+        problem = self.images(train=train, query=query, width=width)
+        with Instrument() as instrument:
+            generator = make_generator(self.seed, "properties", 0)
+            attribution = run_attributor(self.attributor, problem, generator=generator)
+        one = count_one_pass(problem)
+        kept = sum(part.disk_bytes for part in attribution.cost.phases.values())
+        return Measurement(
+            scores=attribution.scores,
+            passes={phase: work / one for phase, work in instrument.work.items()},
+            largest_factorised=instrument.largest_factorised,
+            kept=kept / torch.float32.itemsize,
+            parameters=sum(parameter.numel() for parameter in problem.models[0].parameters()),
+        )
 
     def score_rewritten(self, **changes: bool) -> Float[Tensor, "query train"]:
-        """Run the method on the image problem with the networks written in another way."""
+        """Run the method on the image problem with the networks written in another way.
+
+        Both changes at once come first: whom they leave exactly where it was, neither alone would move.
+        """
+        both = self._score_both()
+        return self._rewrite(**changes) if both is None or not both.equal(self.measure().scores) else both
+
+    def _score_both(self) -> Float[Tensor, "query train"] | None:
+        try:
+            return self._rewrite(own_layers=True, false_curvature=True)
+        except Exception:  # who does not run on own layers is asked about the other change alone
+            return None
+
+    def _rewrite(self, **changes: bool) -> Float[Tensor, "query train"]:
         problem = self.images()
         models = tuple(rewrite(model, **changes) for model in problem.models)
         return self.score(dataclasses.replace(problem, models=models))

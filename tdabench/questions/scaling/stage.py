@@ -146,7 +146,7 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
         OutOfMemory: If the device has too little.
     """
     from tdabench.attributors.base import Diverged, OutOfDisk, Problem, Unsupported
-    from tdabench.attributors.run import run_attributor
+    from tdabench.attributors.running.run import run_attributor
     from tdabench.training.losses import losses_of
 
     experiment, method = job.experiment, job.method

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tdabench.attributors.base import Unsupported
-from tdabench.attributors.run import run_token_attributor
+from tdabench.attributors.running.run import run_token_attributor
 from tdabench.data.text.tokenizers import restore_tokenizer
 from tdabench.drawing.style import method_styles
 from tdabench.examples import Examples, take

@@ -21,7 +21,7 @@ from tdabench.attributors.base import (
     Unsupported,
     num_examples,
 )
-from tdabench.attributors.passes import counted_problem
+from tdabench.attributors.running.passes import counted_problem
 from tdabench.cost import Cost, measure_cost, phase
 
 # Scores that are checked at a time: all of them may lie on disk, and be more than fit in memory.

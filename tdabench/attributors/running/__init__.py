@@ -1,0 +1,1 @@
+"""Running a method as the benchmark does: measured, its passes counted, its result checked."""
