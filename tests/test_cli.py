@@ -372,7 +372,7 @@ def test_a_setting_that_is_no_yaml_shows_the_place(capsys, here):
 
     error = capsys.readouterr().err
     assert status == 1
-    assert error.startswith("tdabench check: 'scale=[1' is not valid YAML: while parsing a flow sequence")
+    assert error.startswith("tdabench check: 'scale=[1' is not valid YAML: line 1, column 3: ")
     assert "Traceback" not in error
 
 

@@ -11,10 +11,11 @@ import torch
 
 from tdabench.attributors.bif import BIF
 from tdabench.attributors.laplace_bif import LaplaceBIF
+from tdabench.drawing.words import drop_warning
 from tdabench.experiment.read import load_experiment
-from tdabench.questions.diagnostics.report import add_warning, drop_warning, write_diagnostics
+from tdabench.questions.diagnostics.report import add_warning, write
 from tdabench.questions.diagnostics.stage import save_diagnosis
-from tdabench.report.summary import list_warnings
+from tdabench.report.page import list_warnings
 from tdabench.seeds import make_generator
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_record, load_table, load_tensors, make_record, save_tensors
@@ -246,7 +247,7 @@ def _write_table(cell: Cell) -> None:
     data = dataclasses.replace(experiment.data, train_sizes=(120,))
     methods = {name: experiment.methods[name] for name in ("random", "bif")}
     changes = {"name": "tiny", "repeats": 1, "data": data, "methods": methods, "variance": None, "removal": None}
-    write_diagnostics(dataclasses.replace(experiment, **changes), cell.root)
+    write(dataclasses.replace(experiment, **changes), cell.root, pd.DataFrame())
 
 
 def _unsettled() -> dict[str, torch.Tensor]:

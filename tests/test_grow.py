@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
-from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.sections import RemovalSettings
 from tdabench.questions.lds.stage import judge
-from tdabench.report.growth import write_growth
+from tdabench.questions.lds.tables import EXTRAPOLATION, GROWTH, make_growth_tables
 from tdabench.seeds import make_generator
 from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_json, load_tensors, make_record, save_json, save_tensors
@@ -30,7 +29,7 @@ EXPERIMENT = dataclasses.replace(
     removal=None,
 )
 TRAIN, SCORED, TUNING, SUBSETS, CHAINS, DRAWS = 40, 6, 3, 12, 2, 20
-BIF = {"burn_in": 10, "steps_between_draws": 2}
+BIF = {"burn_in": 10, "steps_between_draws": 2, "estimate": "covariance"}
 COST = {"fit": {"cpu_seconds": 4.0, "passes": 100}, "score": {"cpu_seconds": 6.0, "passes": 5000}}
 
 
@@ -99,11 +98,13 @@ def test_a_method_that_cannot_run_says_why_in_a_judgement_of_the_others(cell):
     assert judgement["lds"]["trak"] == {"mean": None}
     assert judgement["comparison"]["unsupported"] == {"trak": why}
     assert set(judgement["growth"]) == set(judgement["comparison"]["methods"]) == {"bif"}
-    assert judgement["agreement"] == []
+    assert judgement["agreement"] == {"pairs": []}
 
 
 def test_scores_that_are_correlations_grow_as_correlations(cell, traces):
-    _save(cell, traces, loss_correlation(traces["query"], traces["train"]))
+    _save(
+        cell, traces, loss_correlation(traces["query"], traces["train"]), attributor=BIF | {"estimate": "correlation"}
+    )
 
     points = _growth(cell)["points"]
 
@@ -155,18 +156,22 @@ def test_without_a_bank_there_are_only_statuses_and_agreement(cell):
 
 # When there is no growth
 
+NEITHER = "the scores are neither the covariance nor the correlation of the traces"
+
 
 @pytest.mark.parametrize(
-    ("has_traces", "markov", "power", "reason"),
+    ("has_traces", "markov", "attributor", "reason"),
     [
-        (False, True, 1, "bif keeps no traces"),
-        (True, False, 1, "the draws are laid out as a whole, so that the first of them are no smaller design"),
-        (True, True, 2, "the scores are neither the covariance nor the correlation of the traces"),
+        (False, True, BIF, "bif keeps no traces"),
+        (True, False, BIF, "the draws are laid out as a whole, so that the first of them are no smaller design"),
+        (True, True, BIF | {"estimate": "mine"}, NEITHER),
+        (True, True, BIF | {"estimate": "correlation", "level": "token"}, NEITHER),
+        (True, True, "no settings", NEITHER),
     ],
 )
-def test_a_method_without_growth_says_why(cell, traces, has_traces, markov, power, reason):
-    scores = loss_covariance(traces["query"], traces["train"]) ** power
-    _save(cell, traces if has_traces else None, scores, markov=markov)
+def test_a_method_without_growth_says_why(cell, traces, has_traces, markov, attributor, reason):
+    scores = loss_covariance(traces["query"], traces["train"])
+    _save(cell, traces if has_traces else None, scores, markov=markov, attributor=attributor)
 
     assert _growth(cell) == {"status": f"no growth: {reason}", "traces": has_traces, "growth": False}
 
@@ -213,7 +218,8 @@ def test_the_table_of_growth_has_every_point_and_their_means_over_repeats(tmp_pa
     for repeat, mean in enumerate((0.4, 0.6)):
         _save_growth(tmp_path, repeat, mean, 0.7)
 
-    table = write_growth(EXPERIMENT, tmp_path, over_repeats)
+    table = make_growth_tables(EXPERIMENT, tmp_path)["growth"]
+    GROWTH.write(tmp_path, table)
 
     rows = _rows(tmp_path, "growth")
     assert list(rows[0]) == [
@@ -234,7 +240,7 @@ def test_the_table_of_limits_has_a_row_for_methods_with_traces_and_the_reason_wh
     _save_growth(tmp_path, 0, 0.4, 0.7)
     _save_growth(tmp_path, 1, 0.6, None, "too few")
 
-    write_growth(EXPERIMENT, tmp_path, over_repeats)
+    EXTRAPOLATION.write(tmp_path, make_growth_tables(EXPERIMENT, tmp_path)["extrapolation"])
 
     rows = _rows(tmp_path, "extrapolation")
     assert list(rows[0]) == [
@@ -258,5 +264,4 @@ def test_without_any_traces_there_are_no_tables(tmp_path):
         growth = {"bif": {"status": "no growth", "traces": False, "growth": False}}
         save_json(Cell(tmp_path, repeat, 250).judgement, {"growth": growth}, make_record({}))
 
-    assert write_growth(EXPERIMENT, tmp_path, over_repeats) is None
-    assert not (tmp_path / "tables").exists()
+    assert make_growth_tables(EXPERIMENT, tmp_path) == {}

@@ -171,8 +171,8 @@ def test_the_top_is_the_most_helpful_and_then_the_most_harmful_with_the_extremes
         ({"top": 0}, "tokens.top must be at least 1, got 0"),
         ({"queries": 7}, "tokens.queries must be at most data.queries (6), got 7"),
         ({"top": 11}, "tokens.top must be at most half the smallest of data.train_sizes (20), so that none is both"),
-        ({"methods": []}, "tokens.methods must be different methods, or null for all, got []"),
-        ({"methods": ["bif", "bif"]}, "tokens.methods must be different methods, or null for all, got ['bif', 'bif']"),
+        ({"methods": []}, "tokens.methods must be different methods or null, got []"),
+        ({"methods": ["bif", "bif"]}, "tokens.methods must be different methods or null, got ['bif', 'bif']"),
         ({"methods": ["trak"]}, "There is no method trak for tokens.methods; there are bif, gradsim, random"),
     ],
 )

@@ -1,12 +1,10 @@
 """Import paths and settings: from a mapping to a checked object. Imports no torch."""
 
 import dataclasses
-import hashlib
 import importlib
-import importlib.util
-from pathlib import Path
 from typing import Any
 
+from tdabench.experiment.plug_ins import hash_plug_in
 from tdabench.experiment.settings import build, require_json, require_mapping
 from tdabench.experiment.yaml_file import read_yaml
 
@@ -56,16 +54,11 @@ def instantiate(component: Component, where: str) -> Any:
 
 
 def describe(component: Component) -> dict[str, Any]:
-    """Describe a component by path, settings and, for a plug-in, the hash of its file."""
+    """Describe a component by path, settings and, for a plug-in, the hash of its files."""
     module = component.path.partition(":")[0]
     described: dict[str, Any] = {"path": component.path, "settings": component.settings}
     if module.split(".")[0] != __name__.split(".")[0]:
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            spec = None
-        origin = Path(spec.origin) if spec and spec.origin else None
-        described["source"] = hashlib.sha256(origin.read_bytes()).hexdigest() if origin and origin.is_file() else None
+        described["source"] = hash_plug_in(module)
     return described
 
 

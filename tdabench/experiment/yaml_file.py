@@ -37,11 +37,11 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(content: Any) -> str:
     """Write a document that :func:`read_yaml` reads back, keys in their order."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.width, yaml.Resolver = False, 100, _Resolver
-    yaml.sort_base_mapping_type_on_output = False
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style, writer.width, writer.Resolver = False, 100, _Resolver
+    writer.sort_base_mapping_type_on_output = False
     stream = io.StringIO()
-    yaml.dump(content, stream)
+    writer.dump(content, stream)
     return stream.getvalue()
 
 

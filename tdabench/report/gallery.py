@@ -1,21 +1,30 @@
 """The most and least helpful images of some queries, all methods side by side (the paper's Fig. 3 and 15)."""
 
 import dataclasses
+import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tdabench.drawing.columns import MINUS
 from tdabench.experiment.read import Experiment
-from tdabench.report.sheet import COLUMNS, displayable, make_sheet
+from tdabench.storage.cell import Cell
 from tdabench.storage.records import load_record, load_rows, load_tensors
 
 QUERIES = 6
 NEIGHBOURS = 5
 # So many pictures of neighbours at most: with many methods there are fewer queries.
 MOST_NEIGHBOURS = 600
+# Of the sheet: images in a row, bytes, and sides of an image in pixels.
+COLUMNS = 24
+MOST_BYTES = 1_000_000
+SIDES = (96, 64, 48, 32, 24, 16)
 # CSS pixels, about: of neighbours, of the query.
 SHOWN_SIDE, QUERY_SIDE = 60, 96
 
@@ -106,24 +115,23 @@ class _Tiles:
 
 def load_gallery(experiment: Experiment, folder: Path, repeat: int = 0) -> Gallery | None:
     """Make the gallery of one repeat's largest set from its files; none if the data are no images."""
-    data, record = (load(folder / "dataset.safetensors") for load in (load_tensors, load_record))
+    cell = Cell(folder, repeat, max(experiment.data.train_sizes))
+    data, record = load_tensors(cell.dataset), load_record(cell.dataset)
     if "train_images" not in data or data["train_images"].dtype != torch.uint8:  # text, or features
         return None
-    size = max(experiment.data.train_sizes)
-    split = load_tensors(folder / str(repeat) / "split.safetensors")
+    split = load_tensors(cell.split)
     count = max(1, min(QUERIES, MOST_NEIGHBOURS // (2 * NEIGHBOURS * len(experiment.methods))))
     chosen = choose_queries(data["test_labels"][split["query"]], count)
     tiles = _Tiles(data, record.get("label_names") or [])
     asked = [tiles.tile("test", index) for index in split["query"][chosen].tolist()]
-    scores = folder / str(repeat) / str(size) / "scores"
-    rows = [_neighbours(tiles, scores / f"{method}.safetensors", split, chosen) for method in experiment.methods]
+    rows = [_neighbours(tiles, cell.scores(method), split, chosen) for method in experiment.methods]
     sheet, side = tiles.sheet()
     return Gallery(
         sheet=sheet,
         columns=min(COLUMNS, len(tiles.places)),
         shown=side * max(1, round(SHOWN_SIDE / side)),
         shown_query=side * max(1, round(QUERY_SIDE / side)),
-        train_size=size,
+        train_size=cell.train_size,
         repeat=repeat,
         queries=tuple(
             QueryImages(tile=tile, neighbours=tuple(row[place] for row in rows)) for place, tile in enumerate(asked)
@@ -172,3 +180,43 @@ def format_score(score: float) -> str:
     """Write a score in as few characters as two digits need."""
     text = f"{score:,.0f}" if 100 <= abs(score) < 1e5 else f"{score:#.2g}".removesuffix(".")
     return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", MINUS)
+
+
+def displayable(
+    images: Shaped[Tensor, "image channel height width"], chosen: Int[Tensor, " chosen"]
+) -> UInt8[np.ndarray, "chosen height width 3"]:
+    """Make images for eyes: bytes as they are, other numbers scaled by channel to the whole tensor's range.
+
+    Three channels are RGB; any other number becomes grey, their mean.
+    """
+    shown = images[chosen].float()
+    if images.dtype != torch.uint8:
+        low, high = (bound[:, None, None].float() for bound in (images.amin((0, 2, 3)), images.amax((0, 2, 3))))
+        shown = (shown - low) / (high - low).clamp(min=1e-12) * 255
+    if shown.shape[1] != 3:
+        shown = shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return shown.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def make_sheet(
+    pictures: Sequence[UInt8[np.ndarray, "height width 3"]], most_bytes: int = MOST_BYTES
+) -> tuple[bytes, int]:
+    """Lay images in rows of ``COLUMNS`` squares, as large as they are or as the bytes allow; the PNG, and the side."""
+    own = max(pictures[0].shape[:2])
+    smaller = [side for side in SIDES if side < own]
+    for side in [own, *smaller] if own <= SIDES[0] else smaller:
+        content = _draw(pictures, side)
+        if len(content) <= most_bytes:
+            break
+    return content, side
+
+
+def _draw(pictures: Sequence[UInt8[np.ndarray, "height width 3"]], side: int) -> bytes:
+    columns = min(COLUMNS, len(pictures))
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(pictures) / columns) * side))
+    for place, picture in enumerate(pictures):
+        square = ImageOps.pad(Image.fromarray(picture), (side, side), Image.Resampling.LANCZOS)
+        sheet.paste(square, (place % columns * side, place // columns * side))
+    content = io.BytesIO()
+    sheet.save(content, format="PNG", optimize=True)
+    return content.getvalue()

@@ -113,7 +113,7 @@ def score(
         output: table to write, as CSV.
     """
     from tdabench.bank.score import format_scores, read_scores, score_bank
-    from tdabench.drawing.tables import write_csv
+    from tdabench.drawing.files import write_csv
     from tdabench.evaluation.evaluate import evaluate_scores
     from tdabench.experiment.sections import EvaluationSettings
 

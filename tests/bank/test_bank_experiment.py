@@ -78,7 +78,8 @@ def made(tmp_path_factory) -> Path:
         for shard in range(2):
             _run("retrain", "mine", *PLACE, "--shard", str(shard))
         scores = torch.randn(25, 60, generator=torch.Generator().manual_seed(0))
-        save_tensors(MINE.scores("random"), {"scores": scores}, {"status": "ok"})
+        record = {"status": "ok", "settings": load_record(SHARDS[0])["settings"]}
+        save_tensors(MINE.scores("random"), {"scores": scores}, record)
         _run("judge", "mine", *PLACE)
         _run("bank", "export", *SHARDS, "--output", "bank.safetensors")
     sys.modules.pop("plug_in")  # it would hide the ones of other folders
@@ -169,7 +170,7 @@ def test_a_bank_is_shown_with_its_agreement_ceiling_and_settings(here, capsys):
         (lambda: shutil.copy(SHARDS[0], f"{CELL}/bank/2.safetensors"), [*SHARDS, f"{CELL}/bank/2.safetensors"],
          "There are 2 shards, from 0, and .*2.safetensors is none of them"),
         (lambda: shutil.copy(f"{CELL}/scores/random.safetensors", SHARDS[1]), SHARDS,
-         "1.safetensors is no shard of a bank .its record has no settings.: give files of `retrain`"),
+         "1.safetensors is no shard of a bank .its record has no bank.: give files of `retrain`"),
         (lambda: shutil.copy(SHARDS[1], SHARDS[0]), SHARDS, "0.safetensors has 3 subsets; shard 0 has 2"),
         (lambda: _change(SHARDS[1], lambda r: r["settings"]["training"].update(epochs=2)), SHARDS,
          "don't belong together: settings.training.epochs is 1 in one and 2 in the other"),
@@ -178,6 +179,7 @@ def test_a_bank_is_shown_with_its_agreement_ceiling_and_settings(here, capsys):
          "1.safetensors was not made from .*dataset.safetensors.*--dataset"),
         (lambda: Path("results/mine/0/split.safetensors").unlink(), SHARDS, "no result file .*split.safetensors"),
         (lambda: Path(SHARDS[1]).unlink(), SHARDS, "no result file .*1.safetensors"),
+        (lambda: _copy_of_equal_size(), SHARDS, "1.safetensors has the same contents as .*/0.safetensors: one is a"),
         (lambda: _drop_margin(SHARDS[1]), SHARDS, "1.safetensors has the tensors .*'masks'.*, shard 0 .*margin"),
     ],
 )  # fmt: skip
@@ -191,15 +193,11 @@ def test_shards_that_are_no_whole_bank_are_refused_and_nothing_is_written(here, 
     assert not Path("new.safetensors").exists()
 
 
-def test_a_shard_that_is_a_copy_of_another_is_refused(here, capsys):
-    # Of equal sizes, so that only the contents give it away.
+def _copy_of_equal_size() -> None:
+    """Make a shard that only its contents give away as a copy."""
     for path in SHARDS:
         _change(path, lambda record: record["bank"].update(subsets=4))
     shutil.copy(SHARDS[0], SHARDS[1])
-
-    error = _error(capsys, "export", *SHARDS, "--output", "new.safetensors")
-
-    assert "1.safetensors has the same contents as results/mine/0/60/bank/0.safetensors: one is a copy" in error
 
 
 def _change(path: str, change) -> None:
@@ -222,9 +220,11 @@ def _drop_margin(path: str) -> None:
         (lambda: _change(SHARDS[1], lambda r: r.update(seed=1)), "don't belong together: seed is 0 in one and 1 in"),
         (lambda: _change(SHARDS[1], lambda r: r.pop("stream")), "1.safetensors is no shard .*has no stream"),
         (lambda: Path(SHARDS[1]).unlink(), "no result file .*1.safetensors"),
+        (lambda: _change(str(MINE.scores("random")), lambda r: r["settings"]["training"].update(epochs=2)),
+         "The bank and the scores of random are of two recipes: training.epochs is 1 in the bank and 2 in the scores"),
     ],
 )  # fmt: skip
-def test_shards_of_two_recipes_are_judged_no_more_than_exported(here, capsys, spoil, message):
+def test_what_is_of_two_recipes_is_not_judged(here, capsys, spoil, message):
     MINE.judgement.unlink()
     spoil()
     capsys.readouterr()
@@ -361,10 +361,7 @@ def test_a_bank_goes_into_its_own_folder_only(colleague, capsys, folder):
     error = _error(capsys, "import", "bank.safetensors", "--into", folder, *INTO[2:])
 
     assert f"The bank is of repeat 0 and train_size 60, and belongs into results/mine/0/60; got {folder}" in error
-
-
-def test_an_import_into_an_experiment_needs_its_file(colleague, capsys):
-    assert "--into needs --experiment FILE" in _error(capsys, "import", "bank.safetensors", "--into", CELL)
+    assert "--into needs --experiment FILE" in _error(capsys, "import", "bank.safetensors", "--into", folder)
 
 
 def test_other_shards_that_are_there_are_kept(here, capsys):
@@ -421,15 +418,12 @@ def test_every_file_of_scores_has_a_row_and_equal_names_are_told_apart(here):
     assert len({row["lds"] for row in rows[:4]}) == 1
 
 
-def test_negated_scores_have_the_opposite_lds(here):
-    (plain, _), (negated, _) = _score(*SCORES), _score(*SCORES, "--negate")
+def test_negated_scores_have_the_opposite_lds_and_another_seed_moves_the_interval_alone(here):
+    plain, random = _score(*SCORES)
+    negated, _ = _score(*SCORES, "--negate")
+    other, other_random = _score(*SCORES, "--seed", "1")
 
     assert float(negated["lds"]) == -float(plain["lds"]) != 0
-
-
-def test_the_seed_moves_the_interval_and_not_the_lds(here):
-    (plain, random), (other, other_random) = _score(*SCORES), _score(*SCORES, "--seed", "1")
-
     assert other["lds"] == plain["lds"]
     assert other["low"] != plain["low"]
     assert other_random["lds"] != random["lds"]
@@ -449,15 +443,15 @@ def test_queries_with_constant_scores_are_counted_and_left_out(here):
 
 
 @pytest.mark.parametrize(
-    ("scores", "message"),
+    ("arrays", "message"),
     [
         (np.zeros((60, 25)), r"has the shape \(60, 25\); this bank needs .* = \(25, 60\): transpose them"),
         (np.zeros((20, 60)), r"has the shape \(20, 60\); this bank needs scores \(query, train\) = \(25, 60\)\."),
         (np.full((25, 60), np.nan), r"has a score nan \(query 0, train 0, from 0\); scores must be finite"),
     ],
 )
-def test_scores_that_do_not_fit_the_bank_are_refused(here, capsys, scores, message):
-    np.save("scores.npy", scores)
+def test_scores_that_do_not_fit_the_bank_are_refused(here, capsys, arrays, message):
+    np.save("scores.npy", arrays)
 
     error = _error(capsys, "score", "bank.safetensors", "--scores", "scores.npy", "--output", "table.csv")
 
@@ -465,23 +459,18 @@ def test_scores_that_do_not_fit_the_bank_are_refused(here, capsys, scores, messa
     assert not Path("table.csv").exists()
 
 
-def test_files_without_scores_are_refused(here, capsys):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scores", "none.safetensors"), "none.safetensors has no scores: the method couldn't run. Leave it out"),
+        (("--scores", "other.npz"), "There is no array 'scores'; there are 'a', 'b': choose one with --name"),
+        (("--scores", "absent.npy"), "There is no file absent.npy"),
+        ((*SCORES, "--resamples", "9"), "resamples must be at least 100, got 9"),
+        ((*SCORES, "--confidence", "2"), "confidence must lie in (0, 1), got 2"),
+    ],
+)
+def test_what_cannot_be_scored_is_a_clear_error(here, capsys, options, message):
     save_tensors("none.safetensors", {}, {"status": "unsupported: too few examples"})
     np.savez("other.npz", a=np.zeros((25, 60)), b=np.zeros((25, 60)))
 
-    assert "none.safetensors has no scores: the method couldn't run. Leave it out" in _error(
-        capsys, "score", "bank.safetensors", "--scores", "none.safetensors"
-    )
-    assert "There is no array 'scores'; there are 'a', 'b': choose one with --name" in _error(
-        capsys, "score", "bank.safetensors", "--scores", "other.npz"
-    )
-    assert "There is no file absent.npy" in _error(capsys, "score", "bank.safetensors", "--scores", "absent.npy")
-
-
-def test_settings_of_the_interval_are_checked(here, capsys):
-    assert "resamples must be at least 100, got 9" in _error(
-        capsys, "score", "bank.safetensors", *SCORES, "--resamples", "9"
-    )
-    assert "confidence must lie in (0, 1), got 2" in _error(
-        capsys, "score", "bank.safetensors", *SCORES, "--confidence", "2"
-    )
+    assert message in _error(capsys, "score", "bank.safetensors", *options)

@@ -211,19 +211,31 @@ def test_the_pickles_that_kronfluence_publishes_are_refused_with_the_remedy(here
     assert "numpy.save('masks.npy', torch.load('masks.pt', weights_only=False))" in error
 
 
-@pytest.mark.parametrize("sources", [("masks.npy",), (".", ".")])
-def test_kronfluences_format_is_one_folder(here, capsys, sources):
-    error = _error(capsys, *sources, "--format", "kronfluence", "--output", "bank.safetensors")
-
-    assert f"one folder, with masks.npy and losses.npy (or margins.npy); got {', '.join(sources)}" in error
+ONE_FOLDER = "one folder, with masks.npy and losses.npy (or margins.npy); got "
 
 
-def test_a_missing_file_is_named(here, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("masks.npy --format kronfluence --output b", f"{ONE_FOLDER}masks.npy"),
+        (". . --format kronfluence --output b", f"{ONE_FOLDER}., ."),
+        (". --format kronfluence --output b", "There is no file losses.npy"),
+        ("absent.npy --format arrays --output b", "There is no file absent.npy"),
+        ("absent.safetensors --output b", "There is no bank absent.safetensors"),
+        (
+            "masks.npy both.npz --format arrays --output b",
+            "The array 'masks' of both.npz is in another file too",
+        ),
+        ("a.safetensors b.safetensors --output c", "One bank at a time, got 2: a.safetensors, b.safetensors"),
+        ("a.safetensors", "either --output BANK, or --into FOLDER"),
+        ("a.safetensors --output b --into results/tiny/0/120", "either --output BANK, or --into FOLDER"),
+    ],
+)
+def test_what_cannot_be_imported_is_a_clear_error(here, capsys, arguments, message):
     np.save("masks.npy", MASKS)
+    np.savez("both.npz", masks=MASKS)
 
-    assert "There is no file losses.npy" in _error(capsys, ".", "--format", "kronfluence", "--output", "b")
-    assert "There is no file absent.npy" in _error(capsys, "absent.npy", "--format", "arrays", "--output", "b")
-    assert "There is no bank absent.safetensors" in _error(capsys, "absent.safetensors", "--output", "b")
+    assert message in _error(capsys, *arguments.split())
 
 
 def test_an_unknown_format_names_the_known_ones(capsys):
@@ -262,26 +274,6 @@ def test_a_csv_has_numbers_only(here, capsys, text, message):
     Path("masks.csv").write_text(text)
 
     assert message in _error(capsys, "masks.csv", "--format", "arrays", "--output", "b")
-
-
-def test_two_arrays_of_one_name_are_refused(here, capsys):
-    np.save("masks.npy", MASKS)
-    np.savez("both.npz", masks=MASKS)
-
-    error = _error(capsys, "masks.npy", "both.npz", "--format", "arrays", "--output", "b")
-
-    assert "The array 'masks' of both.npz is in another file too: rename one" in error
-
-
-@pytest.mark.parametrize("options", [(), ("--output", "b", "--into", "results/tiny/0/120")])
-def test_an_import_goes_to_one_place(here, capsys, options):
-    assert "either --output BANK, or --into FOLDER" in _error(capsys, "bank.safetensors", *options)
-
-
-def test_one_bank_is_imported_at_a_time(here, capsys):
-    error = _error(capsys, "a.safetensors", "b.safetensors", "--output", "c")
-
-    assert "One bank at a time, got 2: a.safetensors, b.safetensors" in error
 
 
 # Anything at all

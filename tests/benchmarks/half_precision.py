@@ -56,10 +56,10 @@ def sample(bench: Bench, method: BIF, draws: int) -> tuple[dict[str, Tensor], di
     )
     losses: dict[str, list[Tensor]] = {name: [] for name in PRECISIONS}
     seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
-    for step, model in enumerate(chain, start=1 - method.burn_in):
+    for step, at in enumerate(chain, start=1 - method.burn_in):
         if step > 0 and step % method.steps_between_draws == 0:
             for name in PRECISIONS:
-                values, taken = measure(model, examples, name)
+                values, taken = measure(at.model, examples, name)
                 losses[name].append(values)
                 seconds[name].append(taken)
     return {name: torch.stack(values) for name, values in losses.items()}, {

@@ -130,25 +130,19 @@ def _mean(values, axis):
     return values.mean(axis=axis)
 
 
-@pytest.mark.parametrize("top", [0, 40])
-def test_a_top_that_is_empty_or_everything_is_an_error(top):
-    with pytest.raises(ValueError, match=rf"below the number of training examples \(40\), got {top}\."):
-        agree_by_query(_draw_scores(), top=top)
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("change", "top", "message"),
+    [
+        ({}, 0, r"below the number of training examples \(40\), got 0\."),
+        ({}, 40, r"below the number of training examples \(40\), got 40\."),
+        ({"second": None, "third": None}, 5, r"at least 2 methods, got 1: \['first'\]"),
+        ({"second": torch.ones(7, 39)}, 5, r"one shape .*\(7, 40\).*\(7, 39\)"),
+        ({"second": torch.full((7, 40), torch.nan)}, 5, "finite scores; not so: second"),
+    ],
+)
+def test_scores_that_cannot_be_compared_are_an_error(change, top, message):
+    scores = {name: values for name, values in {**_draw_scores(), **change}.items() if values is not None}
 
-
-def test_one_method_is_an_error():
-    with pytest.raises(ValueError, match=r"at least 2 methods, got 1: \['first'\]"):
-        _compare({"first": torch.ones(7, 40)})
-
-
-def test_scores_of_different_shapes_are_an_error(unchecked_types):
-    with pytest.raises(ValueError, match=r"one shape .*\(7, 40\).*\(7, 39\)"):
-        _compare({"first": torch.ones(7, 40), "second": torch.ones(7, 39)})
-
-
-def test_scores_that_are_not_finite_are_an_error():
-    scores = _draw_scores()
-    scores["second"][3, 4] = torch.nan
-
-    with pytest.raises(ValueError, match="finite scores; not so: second"):
-        _compare(scores)
+    with pytest.raises(ValueError, match=message):
+        agree_by_query(scores, top=top)

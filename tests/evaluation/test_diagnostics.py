@@ -55,6 +55,16 @@ def test_the_error_of_a_covariance_is_that_of_independent_normal_draws():
     assert found["size"] < found["error"]
 
 
+def test_a_covariance_that_is_there_has_its_size_about_each_chains_own_mean():
+    train, query = _both(draws=2000)
+    common = 0.2 * torch.randn(2, 2000, 1, generator=make_generator(0, "common"))
+    common[1] += 5
+
+    found = diagnose_traces(train + common, query + common)["covariance"]
+
+    assert found["size"] == pytest.approx(0.04, rel=4 * math.sqrt(2 / 4000))
+
+
 @pytest.mark.parametrize("value", [1e7, -1e7, math.nan, math.inf])
 @pytest.mark.parametrize("where", ["train", "query"])
 def test_a_chain_that_diverged_is_counted_and_left_out(value, where):

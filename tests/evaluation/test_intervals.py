@@ -40,15 +40,30 @@ def test_a_spread_counts_the_variance_of_single_cells_once(subset, query, single
         assert np.mean(raw) ** 0.5 > 1.6 * truth  # the root of 3
 
 
+def test_the_deviations_of_a_spread_have_its_standard_error_and_no_mean():
+    draws = torch.randn(500, 2, generator=make_generator(0, "draws"), dtype=torch.float64) + 3
+
+    spread = make_spread(torch.arange(5.0).double(), draws[:, 0], draws[:, 1] / 10, num_subsets=20)
+
+    assert spread.mean == 2
+    assert spread.deviations.mean().item() == pytest.approx(0, abs=1e-12)
+    assert spread.deviations.std().item() == pytest.approx(spread.standard_error, rel=1e-9)
+    assert spread.freedom == 4
+
+
 @pytest.mark.parametrize("deviation", [0.5, 0.2, 1e-3])
 @pytest.mark.parametrize(("queries", "subsets"), [(40, 400), (400, 13)])
-def test_the_p_value_is_students_with_the_fewer_degrees_of_freedom_and_has_no_floor(deviation, queries, subsets):
+def test_interval_and_p_value_are_students_with_the_fewer_degrees_of_freedom_and_no_floor(deviation, queries, subsets):
     spread = make_spread(torch.ones(queries).double(), *_draws(deviation), num_subsets=subsets)
 
-    expected = 2 * stats.t.sf(1 / spread.standard_error, min(queries, subsets) - 1)
-    assert spread.standard_error == pytest.approx(deviation, rel=0.05)
-    assert spread.p_value == pytest.approx(expected, rel=1e-9)
+    student, interval = stats.t(min(queries, subsets) - 1), spread.interval(0.95)
+    error = _draws(deviation)[0].std().item() * (subsets / (subsets - 1)) ** 0.5
+    assert spread.standard_error == pytest.approx(error, rel=1e-9)
+    assert spread.p_value == pytest.approx(2 * student.sf(1 / error), rel=1e-9)
     assert spread.p_value > 0
+    # 20,000 draws know their own 2.5 % quantiles to 1 %.
+    assert interval.high - 1 == pytest.approx(student.ppf(0.975) * error, rel=0.04)
+    assert 1 - interval.low == pytest.approx(student.ppf(0.975) * error, rel=0.04)
 
 
 def test_a_mean_without_a_spread_is_zero_or_not_and_one_without_a_number_has_no_p_value():

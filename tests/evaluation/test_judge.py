@@ -66,7 +66,7 @@ def test_a_method_alone_has_the_numbers_that_it_has_among_others_and_in_agreemen
         alone = evaluate_scores(values, masks, losses, SETTINGS, num_scored=SCORED, generator=stream)
         assert json.dumps(alone) == json.dumps(judged["lds"][name])
     stream = make_generator(0, "agreement", 1, 30)
-    assert judged["agreement"]["pairs"] == compare_methods(scores, SETTINGS, num_scored=SCORED, generator=stream)
+    assert judged["agreement"] == compare_methods(scores, SETTINGS, num_scored=SCORED, generator=stream)
 
 
 def test_without_tuning_queries_there_is_no_tuning_lds(case):
@@ -75,7 +75,7 @@ def test_without_tuning_queries_there_is_no_tuning_lds(case):
     judged = _judge({"good": scores["good"][:SCORED]}, masks, losses[..., :SCORED])
 
     assert judged["lds"]["good"]["tuning_lds"] is None
-    assert judged["agreement"]["pairs"] == []
+    assert judged["agreement"] == []
 
 
 def test_pairs_are_differences_of_the_lds_and_good_methods_differ_from_chance(case):

@@ -84,7 +84,7 @@ def test_methods_are_compared_within_queries_and_retrains():
     assert [(pair["method"], pair["other"]) for pair in pairs] == [
         ("first", "better"), ("first", "other"), ("better", "other"),
     ]  # fmt: skip
-    same, unlike, _ = pairs
+    same, unlike, moved = pairs
     # What two methods share (the query, the seed) drops out of their difference.
     assert same["difference"] == pytest.approx(-0.5)
     assert same["low"] == pytest.approx(-0.5)
@@ -93,6 +93,7 @@ def test_methods_are_compared_within_queries_and_retrains():
     spread = (first.chosen - other.chosen).mean(dim=1).std().item()
     assert unlike["difference"] == pytest.approx((first.chosen - other.chosen).mean().item())
     assert unlike["standard_error"] == pytest.approx(spread / 5, rel=0.05)
+    assert moved["low"] == pytest.approx(unlike["low"] + 0.5)  # on the same resamples
 
 
 def test_a_pair_leaves_out_what_either_of_them_lacks():

@@ -3,7 +3,6 @@
 Tables come from the functions that make the real ones, so that the page's tests notice when those change.
 """
 
-import functools
 import io
 import itertools
 from typing import Any
@@ -14,26 +13,24 @@ from made_scaling import make_scaling
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tdabench.drawing.tables import make_cost_table, make_lds_table
-from tdabench.evaluation.intervals import over_repeats
-from tdabench.evaluation.pairs import compare_repeats, rank_with_groups
+from tdabench.evaluation.pairs import rank_with_groups
 from tdabench.questions.detection.report import make_detection_table
-from tdabench.questions.diagnostics.report import DIAGNOSTICS_COLUMNS
-from tdabench.questions.lds.agreement_table import make_agreement_table
-from tdabench.questions.properties.table import make_properties_table
-from tdabench.questions.removal.report import make_difference_table, make_removal_table
-from tdabench.questions.sweep.report import make_sweep_table
-from tdabench.report.comparisons import PAIR_COLUMNS, make_comparison_tables
+from tdabench.questions.diagnostics.report import DIAGNOSTICS
+from tdabench.questions.lds.tables import AGREEMENT, EXTRAPOLATION, GROWTH, LDS, PAIRS, make_comparison_tables
+from tdabench.questions.properties.report import make_properties_table
+from tdabench.questions.removal.report import DIFFERENCES, make_removal_table
+from tdabench.questions.sweep.report import declare_sweep
+from tdabench.report.costs import make_cost_table
 from tdabench.report.gallery import Gallery, Neighbours, QueryImages, Tile
-from tdabench.report.growth import EXTRAPOLATION_COLUMNS, GROWTH_COLUMNS
 from tdabench.report.page import Material
 
-COMBINE = functools.partial(over_repeats, confidence=0.95)
 FIGURES = (
     "lds", "lds_by_repeat", "cost", "pairs", "agreement", "removal", "detection", "diagnostics", "sweep_lds",
     "sweep_traces",
 )  # fmt: skip
 METHODS = ("ekfac", "bif", "gradsim", "random")
+LONG = "a_method_with_a_name_that_is_far_too_long_for_the_screen_of_any_phone_that_there_is"
+ATTACK = "<img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script>"
 GRID = {"step_size": (1e-4, 1e-3), "inverse_temperature": (10, 100, 1000), "localization": (1e3, 1e4)}
 
 
@@ -50,8 +47,7 @@ def make_lds(methods=METHODS, sizes=(100, 400), repeats=2, unsupported=(), statu
                      "nan_queries": 0, "ceiling": 0.84 + 0 * lds,
                      "status": "unsupported: needs Linear layers" if method in unsupported else status}
                 )  # fmt: skip
-    over_repeats = [row for row in rows if row["repeat"] == "all"]
-    return make_lds_table([row for row in rows if row["repeat"] != "all"], pd.DataFrame(over_repeats))
+    return LDS.frame(rows)
 
 
 def make_cost(methods=METHODS, sizes=(100, 400), repeats=2, retrained=("bank",)) -> pd.DataFrame:
@@ -82,7 +78,7 @@ def make_diagnostics(methods=("bif",), sizes=(100, 400), repeats=2) -> pd.DataFr
         for size in sizes
         for method in methods
     ]
-    return pd.DataFrame(rows, columns=list(DIAGNOSTICS_COLUMNS))
+    return DIAGNOSTICS.frame(rows)
 
 
 def make_growth(method="bif", sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
@@ -102,14 +98,14 @@ def make_growth(method="bif", sizes=(100, 400), repeats=2) -> dict[str, pd.DataF
     limit = {"draws": 100, "lds": 0.5, "monte_carlo_error": 0.01, "lds_limit": 0.6, "low": 0.55, "high": 0.65,
              "standard_error": 0.02, "c": 44.0, "reliability": 0.69, "note": ""}  # fmt: skip
     return {
-        "growth": pd.DataFrame(points, columns=list(GROWTH_COLUMNS)),
-        "extrapolation": pd.DataFrame([{**place, **limit} for place in places], columns=list(EXTRAPOLATION_COLUMNS)),
+        "growth": GROWTH.frame(points),
+        "extrapolation": EXTRAPOLATION.frame({**place, **limit} for place in places),
     }
 
 
 def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame:
     """Make a table of all pairs, over repeats only, with p-values of one's choice."""
-    return pd.DataFrame(
+    return PAIRS.frame(
         [
             {"experiment": "made_up", "repeat": "all", "train_size": size, "first": first, "second": second,
              "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": p_value / 2, "p_holm": p_value,
@@ -117,30 +113,35 @@ def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame
             for size in sizes
             for place, first in enumerate(methods)
             for second in methods[place + 1 :]
-        ],
-        columns=list(PAIR_COLUMNS),
+        ]
     )  # fmt: skip
 
 
 def make_compared(methods=METHODS, sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
     """Make pairs, ranking, reliability, null and variance of the same LDS as ``make_lds``, from what a stage keeps."""
     comparisons = {
-        (repeat, size): _compare(methods, repeat, 0.05 * (size == min(sizes)))
+        # Repeats differ by so little that every pair is told apart, and have the mean of the table of the LDS.
+        (repeat, size): compare(
+            {
+                name: 0.7 - 0.1 * place + 0.05 * (size == min(sizes)) + 0.0002 * place * (repeat - 0.5)
+                for place, name in enumerate(methods)
+            },
+            repeat,
+        )
         for repeat in range(repeats)
         for size in sizes
     }
-    return make_comparison_tables("made_up", comparisons, compare_repeats, over_repeats)
+    return make_comparison_tables(comparisons, "made_up")
 
 
-def _compare(methods: tuple[str, ...], repeat: int, more: float) -> dict[str, Any]:
-    # Repeats differ by so little that every pair is told apart, and have the mean of the table of the LDS.
-    lds = {name: 0.7 - 0.1 * place + more + 0.0002 * place * (repeat - 0.5) for place, name in enumerate(methods)}
+def compare(lds: dict[str, float], repeat: int) -> dict[str, Any]:
+    """Make what a cell's comparison finds, of methods with these LDS."""
     pairs = [
         {"first": first, "second": second, "difference": lds[first] - lds[second],
          "low": lds[first] - lds[second] - 0.05, "high": lds[first] - lds[second] + 0.05, "standard_error": 0.025,
          "p_value": 0.001, "p_holm": 0.003, "bootstrap_low": lds[first] - lds[second] - 0.05,
          "bootstrap_high": lds[first] - lds[second] + 0.05}
-        for first, second in itertools.combinations(methods, 2)
+        for first, second in itertools.combinations(lds, 2)
     ]  # fmt: skip
     variance = {"queries": 1e-4, "subsets": 2e-4, "retrains": 1e-4, "checkpoint": None, "sampler": None}
     described = {
@@ -169,7 +170,7 @@ def make_removal(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
         for place, method in enumerate(methods)
         for count in (1, 20)
     ]  # fmt: skip
-    return make_removal_table(rows, COMBINE)
+    return make_removal_table(rows, 0.95)
 
 
 def make_removal_differences(methods=METHODS, sizes=(400,), low=0.05, high=0.35) -> pd.DataFrame:
@@ -181,7 +182,7 @@ def make_removal_differences(methods=METHODS, sizes=(400,), low=0.05, high=0.35)
         for count in (1, 20)
         for first, second in itertools.combinations(methods, 2)
     ]  # fmt: skip
-    return make_difference_table(rows, COMBINE)
+    return DIFFERENCES.add_rows_over_repeats(rows, 0.95)
 
 
 def make_detection(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
@@ -196,7 +197,7 @@ def make_detection(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
         for size in sizes
         for method, detector, auc in [*pairs, ("loss", "loss", 0.9)]
     ]  # fmt: skip
-    return make_detection_table(rows, COMBINE)
+    return make_detection_table(rows, 0.95)
 
 
 def make_agreement(methods=METHODS, sizes=(100, 400), repeats=2) -> pd.DataFrame:
@@ -210,7 +211,7 @@ def make_agreement(methods=METHODS, sizes=(100, 400), repeats=2) -> pd.DataFrame
         for size in sizes
         for first, second in itertools.combinations(methods, 2)
     ]  # fmt: skip
-    return make_agreement_table(rows, COMBINE)
+    return AGREEMENT.add_rows_over_repeats(rows, 0.95)
 
 
 def make_properties(methods=METHODS) -> pd.DataFrame:
@@ -256,7 +257,7 @@ def make_sweep(grid=GRID, sizes=(400,), repeats=1) -> pd.DataFrame:
                  "choice": {len(points) - 1: "", len(points) - 2: "best", len(points) - 3: "not told apart"}.get(
                      place, "worse")}
             )  # fmt: skip
-    return make_sweep_table(rows, list(grid), COMBINE)
+    return declare_sweep(list(grid)).add_rows_over_repeats(rows, 0.95)
 
 
 def make_others() -> dict[str, pd.DataFrame]:

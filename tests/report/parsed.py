@@ -46,6 +46,35 @@ class Parsed(HTMLParser):
         width = len([1 for tag, attributes, _ in body.all("th") if attributes.get("scope") == "col"])
         return [cells[start : start + width] for start in range(0, len(cells), width)]
 
+    def outline(self) -> list[str]:
+        """Return everything that can be read, a line an element; rows of tables are one."""
+        lines = []
+        seen = (
+            "h1",
+            "h2",
+            "p",
+            "summary",
+            "details",
+            "caption",
+            "tr",
+            "th",
+            "td",
+            "li",
+            "dt",
+            "dd",
+            "img",
+            "figcaption",
+        )
+        for tag, attributes, text in self.all(*seen):
+            words = " ".join(text.split(" ")).replace("\n", " ")
+            if tag in ("th", "td"):
+                lines[-1] += f" | {words}"
+            elif tag == "details":
+                lines.append("open" if "open" in attributes else "folded")
+            else:
+                lines.append(f"{tag}: {attributes['alt'] if tag == 'img' else words}" if tag != "tr" else "row")
+        return lines
+
     def feed(self, data):
         self.rawdata_seen = data
         super().feed(data)

@@ -1,14 +1,11 @@
 import itertools
-import math
 from typing import Any
 
 import pandas as pd
-import pytest
 from matplotlib.figure import Figure
-from scipy import stats
 
-from tdabench.evaluation.intervals import over_repeats
-from tdabench.questions.lds.agreement_table import make_agreement_table, plot_agreement
+from tdabench.questions.lds.agreement_table import plot_agreement
+from tdabench.questions.lds.tables import AGREEMENT
 
 METHODS = ("bif", "ekfac", "mine")
 COLUMNS = (
@@ -33,7 +30,7 @@ def _rows(repeats: int = 2, sizes: tuple[int, ...] = (100, 200)) -> list[dict[st
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return make_agreement_table(rows, lambda means: over_repeats(means, 0.9))
+    return AGREEMENT.add_rows_over_repeats(rows, 0.9)
 
 
 def _cells(figure: Figure, panel: int) -> dict[tuple[str, str], str]:
@@ -54,36 +51,6 @@ def test_the_table_has_its_columns_and_a_row_over_repeats_for_each_size_and_pair
     assert ",".join(table.columns) == COLUMNS
     assert table["repeat"].tolist() == ["0"] * 6 + ["1"] * 6 + ["all"] * 6
     assert table["train_size"].tolist()[-6:] == [100, 100, 100, 200, 200, 200]
-
-
-def test_the_row_over_repeats_is_the_mean_with_students_interval():
-    table = _table(_rows())
-
-    row = table[table["repeat"] == "all"].iloc[0]
-    values = [0.11, 0.12]
-    expected = stats.t.interval(0.9, 1, loc=0.115, scale=stats.sem(values))
-    assert row["rank_correlation"] == pytest.approx(0.115)
-    assert (row["rank_low"], row["rank_high"]) == pytest.approx(expected)
-    assert row["overlap"] == pytest.approx(0.35)
-    assert (row["queries"], row["nan_queries"], row["top"]) == (40, 2, 10)
-
-
-def test_the_row_over_a_single_repeat_is_that_repeats_own():
-    table = _table(_rows(repeats=1, sizes=(100,)))
-
-    one, over = table.iloc[0], table.iloc[3]
-    assert (one["repeat"], over["repeat"]) == ("0", "all")
-    assert over.drop("repeat").equals(one.drop("repeat"))
-
-
-def test_a_measure_that_one_repeat_lacks_is_the_mean_of_the_others():
-    rows = _rows(sizes=(100,))
-    rows[0]["rank_correlation"] = None
-
-    over = _table(rows).iloc[6]
-
-    assert over["rank_correlation"] == pytest.approx(0.12)
-    assert math.isnan(over["rank_low"])
 
 
 def test_the_figure_writes_the_values_at_the_largest_size_in_the_order_of_the_ranking():

@@ -2,12 +2,10 @@ import struct
 
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tdabench.drawing.tables import write_csv
-from tdabench.report.figures import STYLE
-from tdabench.report.files import write_figures, write_markdown, write_table
+from tdabench.drawing.files import write_csv, write_figures, write_markdown
+from tdabench.drawing.style import styled
 from tdabench.storage.records import load_table
 
 
@@ -19,8 +17,7 @@ def test_a_bar_in_a_text_begins_no_cell(tmp_path):
 
 
 def test_a_figure_is_saved_as_finely_as_it_was_drawn(tmp_path):
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2, 1))
+    figure = styled()(Figure)(figsize=(2, 1))
 
     write_figures(tmp_path, {"small": figure})
 
@@ -32,9 +29,9 @@ def test_a_figure_is_saved_as_finely_as_it_was_drawn(tmp_path):
     "text", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "-1+cmd|' /C calc'!A0", '=HYPERLINK("x")', "-1\n=1"]
 )
 def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe_before_it(tmp_path, text):
-    write_table(tmp_path, "any", pd.DataFrame({"method": ["bif", text], "lds": [-0.5, 1.0]}))
+    write_csv(tmp_path / "any.csv", pd.DataFrame({"method": ["bif", text], "lds": [-0.5, 1.0]}), digits="%.6f")
 
-    table = load_table(tmp_path / "tables" / "any.csv")
+    table = load_table(tmp_path / "any.csv")
 
     assert table["method"].tolist()[1][0] == "'"
     assert table["method"].tolist()[0] == "bif"
@@ -43,9 +40,9 @@ def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe_before_it(tmp_pa
 
 @pytest.mark.parametrize("text", ["half\rdone", "line\r\nline", "line\nline", 'a "b", c'])
 def test_a_text_with_any_end_of_a_line_stays_in_its_cell(tmp_path, text):
-    write_table(tmp_path, "any", pd.DataFrame({"status": [text, "ok"], "lds": [-0.5, 1.0]}))
+    write_csv(tmp_path / "any.csv", pd.DataFrame({"status": [text, "ok"], "lds": [-0.5, 1.0]}), digits="%.6f")
 
-    table = load_table(tmp_path / "tables" / "any.csv")
+    table = load_table(tmp_path / "any.csv")
 
     assert table["status"].tolist() == [text.replace("\r\n", "\n").replace("\r", "\n"), "ok"]
     assert table["lds"].tolist() == [-0.5, 1.0]

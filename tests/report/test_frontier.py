@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tdabench.drawing.labels import Label, place_labels
+from tdabench.drawing.style import COLOURS, find_base, method_styles
 from tdabench.experiment.components import Component
-from tdabench.questions.lds.frontier import make_frontier_table, plot_frontier
-from tdabench.report.figures import COLOURS, method_styles
-from tdabench.report.variants import find_base, find_lines, shade, short_labels
+from tdabench.questions.lds.frontier import find_lines, make_frontier_table, plot_frontier, short_labels
 
 METHODS = ("bif", "trak_1x500", "trak_3x500", "trak_10x500", "trak_3x128", "trak_3x900", "ekfac", "random")
 
@@ -145,18 +144,6 @@ def test_a_figure_needs_no_method_that_draws(cost, growth):
     assert "BIF" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_the_same_tables_give_the_same_figure(cost):
-    first, second = (_draw(_plot(cost)) for _ in range(2))
-
-    assert np.array_equal(first, second)
-
-
-def _draw(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
-
-
 # Names
 
 
@@ -222,7 +209,7 @@ def test_a_variant_belongs_to_the_longest_known_method_of_its_name():
 
 def test_variants_have_shades_of_their_methods_colour_from_light_to_dark_and_its_name_and_marker():
     methods = ["trak", "trak_1x500", "trak_3x500", "trak_10x500", "mine", "other"]
-    styles = method_styles(pd.DataFrame({"method": methods}))
+    styles = method_styles(methods)
 
     colours = [styles[method]["color"] for method in methods]
     assert colours[0] == COLOURS["trak"]
@@ -232,10 +219,6 @@ def test_variants_have_shades_of_their_methods_colour_from_light_to_dark_and_its
     assert styles["trak_3x500"]["label"] == "TRAK 3x500"
     assert {styles[method]["marker"] for method in methods[:4]} == {styles["trak"]["marker"]}
     assert styles["mine"]["label"] == "mine"
-
-
-def test_a_single_variant_keeps_its_methods_colour():
-    assert shade("#56b4e9", 0, 1) == "#56b4e9"
 
 
 def test_labels_of_a_line_are_shortened_only_if_one_word_differs():

@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tdabench.drawing.latex import escape_latex, make_cost_latex, make_lds_latex, select_costs, to_latex
-from tdabench.drawing.tables import make_cost_table, make_lds_table, summarise
-from tdabench.questions.properties.table import make_properties_latex, make_properties_table
+from tdabench.drawing.latex import escape_latex, to_latex
+from tdabench.questions.lds.paper import make_cost_latex, make_lds_latex, select_costs, summarise
+from tdabench.questions.lds.tables import LDS
+from tdabench.questions.properties.report import make_properties_latex, make_properties_table
+from tdabench.report.costs import make_cost_table
 
 NASTY = r"a_b & 50% of $x^2$ {c} #1 \d ~ <e> | ± — − × ✓ ✗ β γ"
 METHODS = ("bif", "ekfac", "my_own", "trak")
@@ -35,23 +37,22 @@ def _tables(repeats: int = 2, sizes: tuple[int, ...] = (250, 1000)) -> tuple[pd.
                 rows.append({**row, **numbers, "queries": 10, "nan_queries": 0})
                 if repeat != "all" and method != "trak":
                     costs.append({**row, "phase": "score", "seconds": 12.0, "peak_host_bytes": 2e9, "disk_bytes": 3e6})
-    ordinary, over = rows[: -len(METHODS) * len(sizes)], pd.DataFrame(rows[-len(METHODS) * len(sizes) :])
-    lds = make_lds_table(ordinary, over)
+    lds = LDS.frame(rows)
     return lds, summarise(lds, make_cost_table(costs))
 
 
-def _properties() -> tuple[pd.DataFrame, dict[str, str]]:
+def _properties() -> pd.DataFrame:
     titles = {"hessian_free": "Hessian-free", "per_token": "Per-token"}
     answers = {("bif", "hessian_free"): True, ("my_own", "hessian_free"): None}
     rows = [
         {
             "experiment": "tiny_one", "method": method, "property": key, "holds": answers.get((method, key), False),
-            "measured": "50% of_it", "how": f"Definition of {key}.",
+            "measured": "50% of_it", "how": f"Definition of {key}.", "title": title,
         }
         for method in METHODS
-        for key in titles
+        for key, title in titles.items()
     ]  # fmt: skip
-    return make_properties_table(rows), titles
+    return make_properties_table(rows)
 
 
 def _rows(latex: str) -> list[list[str]]:
@@ -82,7 +83,8 @@ def test_every_text_is_escaped_wherever_it_stands():
     latex = to_latex(table, caption=NASTY, label="tab:it", notes=[NASTY])
 
     assert latex.count(escape_latex(NASTY)) == 4
-    assert _unescaped(latex.replace("tab:it", "")) == set()
+    for text in (latex, make_lds_latex(*_tables()), make_cost_latex(*_tables()), make_properties_latex(_properties())):
+        assert _unescaped(re.sub(r"\\label\{.*\}", "", text)) == set()
 
 
 def _unescaped(latex: str) -> set[str]:
@@ -103,14 +105,10 @@ def test_cells_are_set_in_bold_and_marked_by_row_and_column():
     latex = to_latex(table, caption="", label="l", bold=[(1, "b_2")], marked=[(0, "c"), (1, "b_2")])
 
     assert _rows(latex) == [["a\\_1", "b\\_2", "c"], ["x", "1", "3$^{*}$"], ["y", "\\textbf{2$^{*}$}", "4"]]
-
-
-def test_upright_names_stand_over_narrow_columns():
-    latex = to_latex(pd.DataFrame({"a": ["x"], "b_2": ["1"]}), caption="", label="l", bold=[(0, "b_2")], upright=True)
-
-    assert _rows(latex) == [["a", "\\rotatebox{90}{b\\_2}"], ["x", "\\textbf{1}"]]
-    assert "{lc}" in latex
-    assert "graphicx" in latex.splitlines()[0]
+    upright = to_latex(table, caption="", label="l", bold=[(0, "b_2")], upright=True)
+    assert _rows(upright)[:2] == [["a\\_1", "\\rotatebox{90}{b\\_2}", "\\rotatebox{90}{c}"], ["x", "\\textbf{1}", "3"]]
+    assert "{lcc}" in upright
+    assert "graphicx" in upright.splitlines()[0]
 
 
 # The tables of an experiment
@@ -155,13 +153,6 @@ def test_a_single_repeat_shows_its_interval_and_says_so():
     assert "with its bootstrap interval" in latex
 
 
-def test_a_table_where_no_method_ran_has_nothing_in_bold():
-    lds, summary = _tables()
-    lds["lds"] = float("nan")
-
-    assert "textbf" not in make_lds_latex(lds, summary)
-
-
 def test_the_cost_table_has_a_dash_for_what_was_not_measured():
     lds, summary = _tables()
 
@@ -173,20 +164,13 @@ def test_the_cost_table_has_a_dash_for_what_was_not_measured():
     assert select_costs(summary)["method"].tolist() == ["BIF", "EK-FAC", "my_own", "TRAK"]
 
 
-def test_the_tables_of_an_experiment_leave_nothing_unescaped():
-    tables = [make_lds_latex(*_tables()), make_cost_latex(*_tables()), make_properties_latex(*_properties())]
-
-    for latex in tables:
-        assert _unescaped(re.sub(r"\\label\{.*\}", "", latex)) == set()
-
-
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles_every_table_within_the_width_of_a_page(tmp_path):
     nasty = to_latex(pd.DataFrame({"a": [NASTY], "b": ["1"]}), caption=NASTY, label="l", notes=[NASTY])
     parts = {
         "lds": make_lds_latex(*_tables(), tied={250: ["bif"]}),
         "cost": make_cost_latex(*_tables()),
-        "properties": make_properties_latex(*_properties()),
+        "properties": make_properties_latex(_properties()),
         "nasty": nasty,
     }
     for name, latex in parts.items():

@@ -6,7 +6,7 @@ from made_up import make_lds
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from tdabench.report.figures import plot_lds, plot_lds_by_repeat
+from tdabench.questions.lds.figures import plot_lds, plot_lds_by_repeat
 
 METHODS = ("ekfac", "bif", "trak")
 

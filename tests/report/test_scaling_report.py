@@ -7,9 +7,9 @@ import pytest
 from made_scaling import SETTINGS, UNSEEN, make_run, make_scaling
 from matplotlib.figure import Figure
 
-from tdabench.questions.scaling.break_even import plot_break_even
 from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_costs
-from tdabench.questions.scaling.report import SCALING_COLUMNS, make_scaling_table, plot_scaling, summarise_scaling
+from tdabench.questions.scaling.figures import plot_break_even, plot_scaling
+from tdabench.questions.scaling.report import SCALING, make_scaling_table, summarise_scaling
 
 TABLE, FITS, PREDICTIONS, CROSSINGS = make_scaling().values()
 
@@ -78,7 +78,7 @@ def test_the_text_has_seconds_by_size_and_the_exponent_with_its_interval():
 def test_the_table_has_its_columns_even_where_nothing_was_measured():
     lost = make_scaling_table([make_run("ekfac", "14m", phase="score", queries=18, status="out of time: ...")])
 
-    assert tuple(lost.columns) == SCALING_COLUMNS
+    assert list(lost.columns) == SCALING.names
     assert fit_costs(lost, **SETTINGS).empty
     assert predict_costs(lost, UNSEEN, **SETTINGS).empty
     assert break_evens(lost, draws=2000).empty

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import GRID, make_sweep
-from parsed import page
 
 from tdabench.questions.sweep.figures import CUT, lay_out, plot_sweep_lds, plot_sweep_traces
 
@@ -129,15 +128,3 @@ def test_a_single_chain_that_diverged_beside_a_whole_one_does_not_stretch_the_sc
     high = plot_sweep_traces(table, traces, KEYS).axes[0].get_ylim()[1]
 
     assert high < 2
-
-
-def test_the_page_has_a_section_with_both_figures_and_says_that_only_tuning_queries_were_used():
-    parsed = page()
-
-    alts = [attributes["alt"] for _, attributes, _ in parsed.all("img")]
-    assert sum("at every point of the grid" in alt for alt in alts) == 2
-    assert "Sweep of settings" in parsed.texts("h2")
-    assert any("tuning queries alone" in text for text in parsed.texts("p"))
-    assert "Sweep lds" not in parsed.texts("h2")
-    assert "Point" not in parsed.texts("th")
-    assert {"Step size", "Tuning LDS", "Loss change (nats)", "Choice"} <= set(parsed.texts("th"))

@@ -1,20 +1,19 @@
 """The token page in a browser: by pointer, by touch and by keyboard, colours are the scores."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 import torch
-from made_tokens import CELL, COUNTED, QUERY, TEXTS, make_methods, make_pairs, make_passage, make_question
+from made_tokens import CELL, COUNTED, QUERY, TEXTS, make_pairs, make_passage, make_question
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
-from test_browser import show
+from test_browser import show, unfold
 
-from tdabench.questions.tokens.page import colour_limit, format_score, render_token_index, render_token_page
+from tdabench.questions.tokens.page import MethodPassages, Passage, colour_limit, format_score, render_token_page
 
 pytestmark = pytest.mark.browser
 
@@ -27,28 +26,13 @@ DIGITS = 0.006  # of three digits, of scores that are rounded themselves
 EKFAC_LIMIT = colour_limit([make_passage(number, pairs=False).whole for number in (1, 3)])
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("tokens")
-    page = render_token_page(CELL, make_question(), make_methods(), neighbours=("3.html", None))
-    (folder / "17.html").write_text(page, encoding="utf-8")
-    (folder / "index.html").write_text(render_token_index(CELL, [make_question()], ["BIF"]), encoding="utf-8")
-    return (folder / "17.html").as_uri()
-
-
 @pytest.fixture
-def opened(browser, address):
+def opened(browser, addresses):
     """Open the page in a window of a desktop's width, in the light scheme, with everything unfolded."""
     show(browser, width=1280, scheme="light")
-    for log in ("performance", "browser"):
-        browser.get_log(log)
-    browser.get(address)
+    browser.get(addresses["17.html"])
     unfold(browser)
     return browser
-
-
-def unfold(browser) -> None:
-    browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
 
 
 def tokens(browser, text: int | str) -> list:
@@ -96,18 +80,6 @@ def hover(browser, element) -> None:
 
 def inspected(browser) -> tuple[str, str]:
     return tuple(browser.find_element(By.ID, name).text for name in ("number", "said"))
-
-
-def test_the_page_opens_without_an_error_and_asks_the_network_for_nothing(opened):
-    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-
-    asked = [
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    ]
-    assert any(url.startswith("file:") for url in asked)
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert opened.get_log("browser") == []
-    assert opened.title == "Query 17 of lds_stories: which tokens helped"
 
 
 def test_before_anything_is_touched_the_sequences_show_their_scores_for_the_whole_query(opened):
@@ -174,7 +146,8 @@ def test_what_is_held_is_marked_and_let_go_by_escape_or_by_the_button(opened):
         lambda: ActionChains(opened).send_keys(Keys.ESCAPE).perform(),
         lambda: opened.find_element(By.ID, "release").click(),
     ):
-        tokens(opened, "query")[3].click()
+        for place in (4, 3):  # another click on the same side moves it
+            tokens(opened, "query")[place].click()
         tokens(opened, 0)[2].click()
         chosen = opened.find_elements(By.CSS_SELECTOR, "[aria-selected=true]")
 
@@ -185,14 +158,6 @@ def test_what_is_held_is_marked_and_let_go_by_escape_or_by_the_button(opened):
         hover(opened, opened.find_element(By.TAG_NAME, "h1"))
         assert_whole_query(opened)
         assert not opened.find_element(By.ID, "release").is_displayed()
-
-
-def test_another_click_on_the_same_side_moves_what_is_held(opened):
-    tokens(opened, "query")[3].click()
-    tokens(opened, "query")[4].click()
-
-    assert [token.text for token in opened.find_elements(By.CSS_SELECTOR, "[aria-selected=true]")] == ["cat"]
-    assert_colours(opened, 0, make_pairs(0)[4], PAIR_LIMIT)
 
 
 def test_a_tap_on_a_phone_holds_a_token(opened):
@@ -316,19 +281,6 @@ def test_screen_readers_hear_named_lists_of_tokens_and_what_is_chosen(opened):
     assert reached == 7, "one stop of Tab a text"
 
 
-@pytest.mark.parametrize("width", [380, 768, 1280])
-@pytest.mark.parametrize("page", ["17.html", "index.html"])
-def test_the_page_never_scrolls_sideways(opened, address, width, page):
-    show(opened, width=width, scheme="light")
-    opened.get(address.replace("17.html", page))
-    unfold(opened)
-
-    scroll, window = opened.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-
-    assert window == width, "a phone widens its window where something overflows"
-    assert scroll <= width
-
-
 def test_the_query_stays_in_sight_where_the_sequences_are_read(opened):
     for width in (380, 1280):
         show(opened, width=width, scheme="light")
@@ -346,57 +298,10 @@ def test_the_query_stays_in_sight_where_the_sequences_are_read(opened):
         assert bottom < window
 
 
-CONTRASTS = """
-    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const over = (top, ground) => {
-      const alpha = top[3] ?? 1;
-      return [0, 1, 2].map((place) => alpha * top[place] + (1 - alpha) * ground[place]);
-    };
-    const luminance = (colour) => {
-      const [r, g, b] = colour.map((part) => part / 255)
-        .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
-      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (element) => {
-      if (!element) return [255, 255, 255];
-      return over(parts(getComputedStyle(element).backgroundColor), ground(element.parentElement));
-    };
-    const low = [];
-    let seen = 0;
-    for (const element of document.body.querySelectorAll("*")) {
-      const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-      if (!own || !element.checkVisibility() || element.tagName === "SCRIPT") continue;
-      const both = [luminance(parts(getComputedStyle(element).color).slice(0, 3)), luminance(ground(element))];
-      const ratio = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
-      seen += 1;
-      if (ratio < 4.5) low.push([element.tagName, element.className, element.innerText, ratio]);
-    }
-    return [low, seen];
-"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_enough_contrast_on_the_fullest_colours_too(opened, scheme):
-    show(opened, width=1280, scheme=scheme)
-    for spans in (tokens(opened, "query"), tokens(opened, 1)):
-        opened.execute_script(
-            "arguments[0].forEach((span, place) => {"
-            "  span.classList.add(place % 2 ? 'helpful' : 'harmful');"
-            "  span.style.setProperty('--strength', 1);"
-            "})",
-            [span for span in spans if "muted" not in span.get_attribute("class")],
-        )
-
-    low, seen = opened.execute_script(CONTRASTS)
-
-    assert seen > 50
-    assert low == []
-
-
-def test_without_scripts_every_text_and_the_scores_of_sequences_are_there(opened, address):
+def test_without_scripts_every_text_and_the_scores_of_sequences_are_there(opened, addresses):
     opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        opened.get(address)
+        opened.get(addresses["17.html"])
 
         assert "The cat sat down." in opened.find_element(By.TAG_NAME, "main").text
         assert format_score(make_passage(0).score) in opened.find_element(By.TAG_NAME, "main").text
@@ -405,20 +310,18 @@ def test_without_scripts_every_text_and_the_scores_of_sequences_are_there(opened
         opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_hostile_text_runs_nothing(opened):
-    assert "document.title='attacked'" in opened.find_element(By.CSS_SELECTOR, "#m0-103 .text").text
-    assert opened.title != "attacked"
-
-
-@pytest.mark.parametrize("score", [1.0, -0.012345, 0.09999, 123.456, 999.6, -0.0009996, 0.00012, 3.5e-12])
-def test_the_page_writes_a_number_as_the_report_does(opened, tmp_path, score):
-    passage = make_passage(0, pairs=False)
-    alone = type(passage)(**vars(passage) | {"whole": torch.tensor([0.0, score, 0.0, 0.0, 0.0], dtype=torch.float64)})
-    method = type(make_methods()[0])(label="EK-FAC", helpful=(alone,))
+def test_the_page_writes_numbers_as_the_report_does(opened, tmp_path):
+    scores = torch.tensor([0.0, 1.0, -0.012345, 0.09999, 123.456, 999.6, -0.0009996, 0.00012, 3.5e-12])
+    passages = tuple(
+        Passage(index=place, pieces=("a", "b"), counted=torch.tensor([False, True]), score=1.0, whole=score)
+        for place, score in enumerate(torch.stack([torch.zeros(9), scores], dim=1).double()[1:])
+    )
+    method = MethodPassages(label="EK-FAC", helpful=passages)
     path = tmp_path / "number.html"
     path.write_text(render_token_page(CELL, make_question(), [method], neighbours=(None, None)), encoding="utf-8")
-
     opened.get(path.as_uri())
-    hover(opened, tokens(opened, 0)[1])
+    unfold(opened)
 
-    assert inspected(opened)[0] == format_score(score)
+    for place, score in enumerate(scores[1:].double().tolist()):
+        hover(opened, tokens(opened, place)[1])
+        assert inspected(opened)[0] == format_score(score)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tdabench.evaluation.bootstrap import draw_counts
 from tdabench.evaluation.lds import tie_groups
 from tdabench.experiment.sections import EvaluationSettings
 
@@ -86,11 +87,7 @@ def _bootstrap_areas(
     for block in torch.arange(resamples).split(64):  # one sort a block, and little memory
         counts = torch.zeros(len(block), len(values), dtype=torch.float64)
         for group in (planted, ~planted):
-            size = int(group.sum())
-            chosen = torch.randint(size, (len(block), size), generator=generator)
-            counts[:, group] = torch.zeros(len(block), size, dtype=torch.float64).scatter_add_(
-                1, chosen, torch.ones(chosen.shape, dtype=torch.float64)
-            )
+            counts[:, group] = draw_counts(int(group.sum()), len(block), generator).double()
         areas.append(_areas(values, planted, counts))
     return torch.cat(areas)
 

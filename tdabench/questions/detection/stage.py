@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tdabench.bank.retrain import measure_queries
-from tdabench.evaluation.intervals import over_repeats
 from tdabench.experiment.read import Experiment
 from tdabench.questions.detection.scores import DETECTORS, detection_values, evaluate_detection
 from tdabench.runtime.machine import Machine
@@ -33,7 +32,7 @@ def detect(experiment: Experiment) -> None:
         rows += _detect_cell(experiment, cell)
     settings = {"data": experiment.data, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=list(dict.fromkeys(inputs)), seed=experiment.seed)
-    sys.stdout.write(write_detection(experiment, root, rows, record, over_repeats))
+    sys.stdout.write(write_detection(experiment, root, rows, record))
 
 
 def _detect_cell(experiment: Experiment, cell: Cell) -> list[dict[str, Any]]:

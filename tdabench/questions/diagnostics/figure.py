@@ -5,17 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tdabench.report.figures import LABELS, OTHERS, STYLE
+from tdabench.drawing.style import DARK, LABELS, OTHERS, make_panels, styled, write_title
 
 # What a figure needs of a diagnosis's tensors.
 SERIES = ("mean_loss", "draw_step", "step_loss", "checkpoint_loss")
 # Points of a line of minibatches: more can't be told apart.
 MOST_POINTS = 1000
-CHECKPOINT, MINIBATCH = "#404040", "#c8c8c8"
+CHECKPOINT, MINIBATCH = DARK, "#c8c8c8"
 CHAINS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", *OTHERS)
 
 
@@ -38,29 +37,29 @@ class LossTraces:
     checkpoint_loss: Float[np.ndarray, ""] | None = None
 
 
+@styled()
 def plot_loss_traces(traces: Sequence[LossTraces]) -> Figure:
     """Draw the mean training loss along each chain beside the checkpoint's: a row a method, a column a size."""
     methods = list(dict.fromkeys(trace.method for trace in traces))
     sizes = sorted({trace.train_size for trace in traces})
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 2.9 * len(sizes), 0.7 + 2.1 * len(methods)), layout="constrained")
-        panels = figure.subplots(len(methods), len(sizes), squeeze=False)
-        for axes in panels.flat:
-            axes.set_visible(False)
-        for trace in traces:
-            axes = panels[methods.index(trace.method), sizes.index(trace.train_size)]
-            _draw(axes, trace)
-            axes.set_title(f"{LABELS.get(trace.method, trace.method)}, n = {trace.train_size:,}", loc="left")
-            axes.set_visible(True)
-        for axes in panels[:, 0]:
-            axes.set_ylabel("loss (nats)")
-        for axes in panels[-1]:
-            axes.set_xlabel("step")
-        figure.suptitle(
-            "first repeat; colours: mean training loss at each draw, a chain each; grey: minibatches; dashed: the "
-            "checkpoint's",
-            fontsize=8, x=0.01, ha="left", wrap=True,
-        )  # fmt: skip
+    width, height = 1.6 + 2.9 * len(sizes), 0.7 + 2.1 * len(methods)
+    figure, panels = make_panels(width, height, across=len(sizes), down=len(methods))
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for trace in traces:
+        axes = panels[methods.index(trace.method), sizes.index(trace.train_size)]
+        _draw(axes, trace)
+        axes.set_title(f"{LABELS.get(trace.method, trace.method)}, n = {trace.train_size:,}", loc="left")
+        axes.set_visible(True)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("loss (nats)")
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    title = (
+        "first repeat; colours: mean training loss at each draw, a chain each; grey: minibatches; dashed: the "
+        "checkpoint's"
+    )
+    write_title(figure, title, 8)
     return figure
 
 

@@ -6,35 +6,38 @@ from typing import Any
 
 import pandas as pd
 
+from tdabench.drawing.columns import Column, score
+from tdabench.drawing.files import write_figures
+from tdabench.drawing.section import Shown, load_topics
+from tdabench.drawing.table import PLACE, declare
+from tdabench.drawing.words import SEE
 from tdabench.experiment.read import Experiment
 from tdabench.questions.diagnostics.figure import SERIES, LossTraces, plot_loss_traces
-from tdabench.report.files import write_figures, write_table
+from tdabench.storage.cell import cells_of
 from tdabench.storage.records import load_json, load_tensors
 
-DIAGNOSTICS_COLUMNS = (
-    "experiment", "repeat", "train_size", "method", "chains", "draws", "diverged_chains", "effective_draws",
-    "rhat_median", "rhat_high", "drift", "loss_standard_deviation", "warning", "distance", "distance_growth",
-    "learning_coefficient", "learning_coefficient_error", "singular_fluctuation", "score_error_share",
+DIAGNOSTICS = declare(
+    "diagnostics", PLACE, "method chains draws diverged_chains effective_draws",
+    score("rhat_median", "R-hat, median"), "rhat_high drift", score("loss_standard_deviation", "Loss SD (nats)"),
+    "warning", Column("distance", "Distance, last draw"), Column("distance_growth", "Its exponent"),
+    "learning_coefficient", Column("learning_coefficient_error", "Its error"), "singular_fluctuation",
+    Column("score_error_share", "Error of a score"),
 )  # fmt: skip
 
 
-# By this a status says where the numbers are: the page, which has both, lists the diagnostics' own sentences alone.
-SEE = "(see diagnostics)"
-
-
-def write_diagnostics(experiment: Experiment, folder: Path) -> None:
+def write(experiment: Experiment, folder: Path, cost: pd.DataFrame) -> str:
     """Write the table ``diagnostics`` and the figure of its name, if there is a method that kept its traces."""
     found = [
-        ({"experiment": experiment.name, "repeat": repeat, "train_size": size, "method": method}, result)
-        for repeat in range(experiment.repeats)
-        for size in experiment.data.train_sizes
+        ({"experiment": experiment.name, "repeat": cell.repeat, "train_size": cell.train_size, "method": method}, path)
+        for cell in cells_of(experiment, folder)
         for method in experiment.methods
-        if (result := load_json(folder / str(repeat) / str(size) / "diagnose" / f"{method}.json"))["traces"]
+        if load_json(path := cell.diagnosis(method))["traces"]
     ]
     if found:
-        table = pd.DataFrame([_make_row(place, result) for place, result in found], columns=list(DIAGNOSTICS_COLUMNS))
-        write_table(folder, "diagnostics", table)
-        write_figures(folder, {"diagnostics": plot_loss_traces(_load_series(folder, [place for place, _ in found]))})
+        DIAGNOSTICS.write(folder, DIAGNOSTICS.frame(_make_row(place, load_json(path)) for place, path in found))
+        drawn = [_load_series(place, path) for place, path in found if place["repeat"] == found[0][0]["repeat"]]
+        write_figures(folder, {"diagnostics": plot_loss_traces(drawn)})
+    return ""
 
 
 def add_warning(status: str, diagnosis: Path) -> str:
@@ -46,21 +49,10 @@ def add_warning(status: str, diagnosis: Path) -> str:
     return f"{status}; warning: {', '.join(faults)} {SEE}" if any(faults) else status
 
 
-def drop_warning(status: str) -> str:
-    """Return a status without what the table of diagnostics says at length."""
-    return "; ".join(part for part in status.split("; ") if not part.endswith(SEE))
-
-
-def _load_series(folder: Path, places: list[dict[str, Any]]) -> list[LossTraces]:
-    """Load what is drawn of the first repeat."""
-    first = [place for place in places if place["repeat"] == places[0]["repeat"]]
-    found = []
-    for place in first:
-        path = folder / f"{place['repeat']}/{place['train_size']}/diagnose/{place['method']}.safetensors"
-        tensors = load_tensors(path)
-        series = {name: tensors[name].numpy() for name in SERIES if name in tensors}
-        found.append(LossTraces(method=place["method"], train_size=place["train_size"], **series))
-    return found
+def _load_series(place: Mapping[str, Any], path: Path) -> LossTraces:
+    tensors = load_tensors(path.with_suffix(".safetensors"))
+    series = {name: tensors[name].numpy() for name in SERIES if name in tensors}
+    return LossTraces(method=place["method"], train_size=place["train_size"], **series)
 
 
 def _make_row(place: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,3 +76,6 @@ def _make_row(place: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, 
         "singular_fluctuation": fluctuation["mean"] / 2 if fluctuation else None,
         "score_error_share": covariance["error"] / covariance["size"] if covariance.get("size") else None,
     }
+
+
+SHOWN = Shown(topics=load_topics(__package__), tables=(DIAGNOSTICS,), write=write)

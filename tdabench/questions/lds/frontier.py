@@ -1,23 +1,17 @@
 """The figure of quality against cost: LDS against CPU seconds and against forward passes, for every method."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from tdabench.drawing.labels import Label, place_labels
-from tdabench.drawing.tables import count_repeats
-from tdabench.experiment.read import Experiment
-from tdabench.report.figures import STYLE, method_styles
-from tdabench.report.files import write_figures
-from tdabench.report.variants import find_lines, short_labels
-from tdabench.storage.records import load_table
+from tdabench.drawing.style import DARK, Styles, make_panels, method_styles, styled, write_title
+from tdabench.drawing.table import count_repeats
 
 MEASURES = {
     "cpu_seconds": "CPU time, fit and score (s)",
@@ -25,29 +19,15 @@ MEASURES = {
 }
 
 
-def write_frontier(experiment: Experiment, folder: Path, cost: pd.DataFrame, growth: pd.DataFrame | None) -> None:
-    """Write ``figures/frontier.png|pdf`` of the tables of the LDS and of chance, which lie in the folder.
-
-    Args:
-        growth: The table of the growth with the draws, if a method kept its traces.
-    """
-    lds, null = (load_table(folder / "tables" / f"{name}.csv") for name in ("lds", "null"))
-    write_figures(folder, {"frontier": plot_frontier(lds, cost, growth, null, experiment.methods)})
-
-
+@styled()
 def plot_frontier(
-    lds: pd.DataFrame,
-    cost: pd.DataFrame,
-    growth: pd.DataFrame | None,
-    null: pd.DataFrame | None,
+    lds: pd.DataFrame, cost: pd.DataFrame, growth: pd.DataFrame | None, null: pd.DataFrame | None,
     methods: Mapping[str, Any],
-) -> Figure:
+) -> Figure:  # fmt: skip
     """LDS of every method against what it cost, a row of panels a size: CPU seconds, and forward passes if counted.
 
-    A point is a method, in the mean over repeats, with its standard error (of one repeat, the bootstrap's interval).
-    A thin line joins methods that differ in one number alone, a thick one follows a method's first draws, and the grey
-    steps are the best that is to be had at each price. A method without any pass costs nothing to speak of: it is a
-    dashed line if it is above chance, and left out otherwise.
+    A point is a method's mean over repeats with its standard error (of one repeat, the bootstrap's interval). Grey
+    steps are the best at each price. A method without any pass is a dashed line above chance, and left out otherwise.
 
     Args:
         null: The table of what chance reaches.
@@ -59,34 +39,35 @@ def plot_frontier(
     table, free = table[~free], table[free]
     grown = pd.DataFrame() if growth is None else growth[growth["repeat"] == "all"].dropna(subset=["lds"])
     measures = [name for name in MEASURES if table[name].notna().any()] or ["cpu_seconds"]
-    styles = method_styles(lds)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(0.6 + 5.2 * len(measures), 0.7 + 4.1 * len(sizes)), layout="constrained")
-        panels = figure.subplots(len(sizes), len(measures), squeeze=False, sharey="row", sharex="col")
-        labels = {}
-        for row, size in zip(panels, sizes, strict=True):
-            part, own = table[table["train_size"] == size], grown[grown["train_size"] == size] if len(grown) else grown
-            for axes, measure in zip(row, measures, strict=True):
-                _draw_bounds(axes, part, null, size)
-                best = _draw_free(axes, free[free["train_size"] == size], null, styles)
-                labels[axes] = _draw_panel(axes, part, own, measure, styles, find_lines(methods), best)
-            row[0].set_ylabel("LDS")
-            row[0].set_title(f"n = {size:,}", loc="left")
-        for axes, measure in zip(panels[-1], measures, strict=True):
-            axes.set_xlabel(MEASURES[measure])
-            if measure == "cpu_seconds":  # they may span less than a decade
-                axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        kind = "standard error over repeats" if count_repeats(lds) > 1 else "bootstrap interval"
-        figure.suptitle(
-            f"{lds['experiment'].iloc[0]}: LDS with its {kind}, against cost", fontsize=9, x=0.01, ha="left"
-        )
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for axes, (names, curves) in labels.items():
-            place_labels(axes, names, curves)
+    styles, lines = method_styles(lds["method"]), find_lines(methods)
+    width, height = 0.6 + 5.2 * len(measures), 0.7 + 4.1 * len(sizes)
+    figure, panels = make_panels(width, height, across=len(measures), down=len(sizes), sharey="row", sharex="col")
+    labels = {}
+    for row, size in zip(panels, sizes, strict=True):
+        part, own = table[table["train_size"] == size], grown[grown["train_size"] == size] if len(grown) else grown
+        for axes, measure in zip(row, measures, strict=True):
+            _draw_bounds(axes, part, null, size)
+            best = _draw_free(axes, free[free["train_size"] == size], null, styles)
+            labels[axes] = _draw_panel(axes, part, own, measure, styles, lines, best)
+        row[0].set_ylabel("LDS")
+        row[0].set_title(f"n = {size:,}", loc="left")
+    for axes, measure in zip(panels[-1], measures, strict=True):
+        _label_cost(axes, measure)
+    kind = "standard error over repeats" if count_repeats(lds) > 1 else "bootstrap interval"
+    write_title(figure, f"{lds['experiment'].iloc[0]}: LDS with its {kind}, against cost")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, (names, curves) in labels.items():
+        place_labels(axes, names, curves)
     return figure
+
+
+def _label_cost(axes: Axes, measure: str) -> None:
+    axes.set_xlabel(MEASURES[measure])
+    if measure == "cpu_seconds":  # they may span less than a decade
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def make_frontier_table(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
@@ -105,10 +86,10 @@ def make_frontier_table(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 def _draw_bounds(axes: Axes, part: pd.DataFrame, null: pd.DataFrame | None, size: int) -> None:
     """Draw the ceiling, and the band of chance of the method for which it is widest, as in the figure of the LDS."""
     axes.set_xscale("log")
-    axes.axhline(0, color="#404040", linewidth=0.8)
+    axes.axhline(0, color=DARK, linewidth=0.8)
     ceiling = part["ceiling"].astype(float).mean()
     if pd.notna(ceiling):
-        axes.axhline(ceiling, color="#404040", linestyle=":")
+        axes.axhline(ceiling, color=DARK, linestyle=":")
         axes.annotate("ceiling", (0.01, ceiling), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
     bands = pd.DataFrame() if null is None else null[(null["train_size"] == size) & null["null_low"].notna()]
     if len(bands):
@@ -118,9 +99,7 @@ def _draw_bounds(axes: Axes, part: pd.DataFrame, null: pd.DataFrame | None, size
         axes.annotate("chance", (0.01, high), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
 
 
-def _draw_free(
-    axes: Axes, free: pd.DataFrame, null: pd.DataFrame | None, styles: Mapping[str, Mapping[str, str]]
-) -> float:
+def _draw_free(axes: Axes, free: pd.DataFrame, null: pd.DataFrame | None, styles: Styles) -> float:
     """Draw a line at the LDS of each method that costs nothing and is above chance; return the best, at least zero."""
     best = 0.0
     for method, row in free.set_index("method").iterrows():
@@ -144,36 +123,20 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, measure: str, best: float) -> 
 
 
 def _draw_panel(
-    axes: Axes,
-    part: pd.DataFrame,
-    grown: pd.DataFrame,
-    measure: str,
-    styles: Mapping[str, Mapping[str, str]],
-    lines: Sequence[Sequence[str]],
-    best: float,
-) -> tuple[list[Label], list[np.ndarray]]:
+    axes: Axes, part: pd.DataFrame, grown: pd.DataFrame, measure: str, styles: Styles,
+    lines: Sequence[Sequence[str]], best: float,
+) -> tuple[list[Label], list[np.ndarray]]:  # fmt: skip
     """Draw one panel; return the names that its points need, and its lines.
 
     Args:
         best: LDS that costs nothing.
     """
     shown = part[part[measure] > 0].set_index("method")
-    curves, texts = [], {method: styles[method]["label"] for method in shown.index}
-    for line in lines:
-        joined = shown.loc[[method for method in line if method in shown.index]]
-        if len(joined) > 1:
-            curves.append(joined[[measure, "lds"]].to_numpy(dtype=float))
-            axes.plot(*curves[-1].T, color=styles[joined.index[-1]]["color"], linewidth=0.9, alpha=0.7, zorder=1.5)
-            # The best one has the whole name; of the others, what differs is enough.
-            short = dict(zip(joined.index, short_labels([styles[one]["label"] for one in joined.index]), strict=True))
-            texts |= {
-                one: text
-                for one, text in short.items()
-                if one != joined["lds"].idxmax() and len(text) < len(texts[one])
-            }
+    texts = {method: styles[method]["label"] for method in shown.index}
+    curves = _draw_variants(axes, shown, measure, styles, lines, texts)
     points = pd.concat([shown[[measure, "lds"]], *([grown[[measure, "lds"]]] if len(grown) else [])])
     _draw_steps(axes, points, measure, best)
-    labels = []
+    labels: list[Label] = []
     for method, rows in grown.groupby("method", sort=False) if len(grown) else ():
         rows = rows.astype({measure: float}).sort_values("draws")
         rows = rows[rows[measure] > 0]
@@ -192,3 +155,52 @@ def _draw_panel(
         labels.append(Label(text=texts[method], x=row[measure], y=row["lds"], colour=style["color"]))
         curves.append(np.array([[row[measure], row["low"]], [row[measure], row["high"]]], dtype=float))
     return labels[::-1], curves
+
+
+def _draw_variants(
+    axes: Axes, shown: pd.DataFrame, measure: str, styles: Styles, lines: Sequence[Sequence[str]], texts: dict[str, str]
+) -> list[np.ndarray]:
+    """Join methods that differ in a number, and shorten their names; return the lines."""
+    curves = []
+    for line in lines:
+        joined = shown.loc[[method for method in line if method in shown.index]]
+        if len(joined) < 2:
+            continue
+        curves.append(joined[[measure, "lds"]].to_numpy(dtype=float))
+        axes.plot(*curves[-1].T, color=styles[joined.index[-1]]["color"], linewidth=0.9, alpha=0.7, zorder=1.5)
+        # The best one has the whole name; of the others, what differs is enough.
+        short = zip(joined.index, short_labels([styles[one]["label"] for one in joined.index]), strict=True)
+        best = joined["lds"].idxmax()
+        texts |= {one: text for one, text in short if one != best and len(text) < len(texts[one])}
+    return curves
+
+
+def find_lines(methods: Mapping[str, Any]) -> list[list[str]]:
+    """Join methods that differ in one number alone, in its order: the same method at growing prices.
+
+    A setting that is a word makes another method, not another price.
+
+    Args:
+        methods: The experiment's: each has a ``path`` and ``settings``.
+    """
+    lines = []
+    for setting in dict.fromkeys(name for component in methods.values() for name in component.settings):
+        groups: dict[str, list[str]] = {}
+        for method, component in methods.items():
+            if _is_number(component.settings.get(setting)):
+                others = {name: value for name, value in component.settings.items() if name != setting}
+                groups.setdefault(f"{component.path} {sorted(others.items(), key=str)}", []).append(method)
+        for group in groups.values():
+            if len(group) > 1:
+                lines.append(sorted(group, key=lambda method, name=setting: methods[method].settings[name]))
+    return lines
+
+
+def short_labels(labels: Sequence[str]) -> list[str]:
+    """Return what tells the labels of one line apart: their last word, if all words before it are the same."""
+    heads = {label.rpartition(" ")[0] for label in labels}
+    return [label.rpartition(" ")[2] for label in labels] if len(heads) == 1 and heads != {""} else list(labels)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

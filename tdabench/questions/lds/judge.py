@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tdabench.evaluation.bootstrap import draw_resamples
-from tdabench.evaluation.evaluate import Prediction, describe_bank, describe_lds, predict_bank
+from tdabench.evaluation.evaluate import describe_bank, describe_lds, predict_bank
 from tdabench.evaluation.intervals import resample_lds
 from tdabench.evaluation.lds import GroundTruth, average_retrains, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
@@ -47,7 +47,7 @@ def judge_cell(
     Returns:
         ``lds``: by method, the numbers of ``evaluate_scores``. ``comparison``: ``methods`` (by name: ``lds`` with
         interval, ``share`` of the ceiling, null band, ``variance`` by source, the bootstrap's ``draws``), ``pairs``,
-        ``ranking``, ``reliability``, and counts. ``agreement``: the ``pairs`` of ``compare_methods``.
+        ``ranking``, ``reliability``, and counts. ``agreement``: the rows of ``compare_methods``.
 
     Raises:
         ValueError: If masks, losses and scores disagree, scores are not finite, every query's losses are constant,
@@ -59,7 +59,7 @@ def judge_cell(
     if len(scores) > 1:
         generator, beside = make_generator(seed, "agreement", *place), masks.nbytes + losses.nbytes
         pairs = compare_methods(scores, settings, num_scored=num_scored, generator=generator, beside=beside)
-    return {"lds": lds, "comparison": comparison, "agreement": {"pairs": pairs}}
+    return {"lds": lds, "comparison": comparison, "agreement": pairs}
 
 
 def _judge(
@@ -75,11 +75,11 @@ def _judge(
     generators = (make_generator(stream[0], name, *stream[1:]) for name in ("bootstrap", "retrains", "permutation"))
     at_once = _queries_at_once(masks, losses, settings, len(scores))
     truth, bank, losses = _average(masks, losses, num_scored)
-    predictions = _predict(scores, truth, num_scored, at_once)
     drawn = len(truth.masks), num_scored
     resamples = draw_resamples(*drawn, resamples=settings.resamples, generator=next(generators))
     reliability = measure_reliability(losses, resamples)
-    oracle = query_independent_oracle(-truth.losses[:, :num_scored], resamples).interval(settings.confidence)
+    measured = -truth.losses[:, :num_scored]
+    oracle = query_independent_oracle(measured, resamples).interval(settings.confidence)
     comparison = {
         **_count(truth, losses),
         "resamples": settings.resamples,
@@ -89,11 +89,11 @@ def _judge(
     }
     if not scores:
         return {}, {**comparison, "methods": {}, "pairs": [], "ranking": []}
-    predicted, measured = torch.stack([one.predicted for one in predictions]), predictions[0].measured
+    predicted, tuning = _predict(scores, truth, num_scored, at_once)
     found = resample_lds(predicted, measured, resamples)
     lds = {
-        name: describe_lds(found, index, settings.confidence) | bank | {"tuning_lds": one.tuning_lds}
-        for index, (name, one) in enumerate(zip(scores, predictions, strict=True))
+        name: describe_lds(found, index, settings.confidence) | bank | {"tuning_lds": tuning[index]}
+        for index, name in enumerate(scores)
     }
     sides = Sides(names=tuple(scores), predicted=predicted, measured=measured, lds=found)
     return lds, comparison | compare_sides(sides, losses, reliability, settings, variations, *generators)
@@ -128,14 +128,18 @@ def _queries_at_once(masks: Tensor, losses: Tensor, settings: EvaluationSettings
     return queries_at_once(settings.memory_gib, beside=beside, per_query=SUMMED_BYTES * masks.shape[1])
 
 
-def _predict(scores: Scores, truth: GroundTruth, num_scored: int, at_once: int) -> list[Prediction]:
-    found = []
+def _predict(
+    scores: Scores, truth: GroundTruth, num_scored: int, at_once: int
+) -> tuple[Float[Tensor, "method subset query"], list[float | None]]:
+    predicted, tuning = [], []
     for name, values in scores.items():
         try:
-            found.append(predict_bank(values, truth, num_scored=num_scored, at_once=at_once))
+            found = predict_bank(values, truth, num_scored=num_scored, at_once=at_once)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    return found
+        predicted.append(found.predicted)
+        tuning.append(found.tuning_lds)
+    return torch.stack(predicted), tuning
 
 
 def _check_bank(masks: Tensor, losses: Tensor, num_scored: int) -> None:

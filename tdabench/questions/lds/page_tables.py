@@ -1,16 +1,16 @@
-"""The page's two main tables: the ranking of one size, and cost beside quality."""
+"""The page's tables of the LDS that are not as any other: the ranking, what chance reaches, sources of variance."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from tdabench.drawing.columns import header_of
+from tdabench.drawing.columns import find_column, format_number
 from tdabench.drawing.html import (
-    GROUND_TRUTH,
     Cell,
-    Styles,
-    Table,
-    at,
+    HtmlTable,
+    cross,
     estimate_cell,
     interval_cell,
     make_strips,
@@ -18,45 +18,46 @@ from tdabench.drawing.html import (
     number_cell,
     text_cell,
 )
-from tdabench.report.summary import rank, share_of
+from tdabench.drawing.section import Results
+from tdabench.questions.lds.lead import rank, share_of
+from tdabench.questions.lds.tables import SOURCES
 
 
-def rank_table(tables: Mapping[str, pd.DataFrame], styles: Styles, confidence: float, size: int) -> Table:
+def rank_table(results: Results, size: int, caption: str) -> HtmlTable:
     """Make the table of one size, best method first.
 
     Groups and shares of the ceiling are those of the table ``ranking``, and the band of chance that of ``null``, its
     mean over repeats; each only where it is known. A column of status stands there if something is not ok.
     """
-    rows, bands = rank(tables["lds"], size, tables.get("ranking")), chance_of(tables.get("null"), size)
+    rows, bands = rank(results, size), _chance_at(results, size)
     records = [{**bands.get(row["method"], {}), **row} for row in rows.to_dict("records")]
     has_groups, is_ok = "group" in rows.columns, all(rows["status"] == "ok")
-    headers = ["Rank", "Method", "LDS", f"{confidence:.0%} interval", "On a scale"]
+    headers = ["Rank", "Method", "LDS", f"{results.confidence:.0%} interval", "On a scale"]
     headers += ["Group"] * has_groups + ["Share of ceiling"] + ["By chance"] * bool(bands) + ["Status"] * (not is_ok)
     lines = []
-    for place, (row, strip) in enumerate(zip(records, make_strips(records, styles), strict=True), start=1):
+    for place, (row, strip) in enumerate(zip(records, make_strips(records, results.styles), strict=True), start=1):
         line = [
             number_cell(place if pd.notna(row["lds"]) else None),
-            method_cell(row["method"], styles),
-            number_cell(row["lds"], "lds"),
+            method_cell(row["method"], results.styles),
+            number_cell(row["lds"], "score"),
             interval_cell(row["low"], row["high"]),
             Cell(text="", order=None if strip is None else strip.value, is_number=True, strip=strip),
-            *([text_cell(row["group"] or None)] if has_groups else []),
-            estimate_cell(share_of(row), row.get("share_low"), row.get("share_high"), "share"),
-            *([interval_cell(row.get("null_low"), row.get("null_high"))] if bands else []),
-            *([] if is_ok else [text_cell(row["status"])]),
         ]
+        line += [text_cell(row["group"] or None)] if has_groups else []
+        line.append(estimate_cell(share_of(row), row.get("share_low"), row.get("share_high"), "share"))
+        line += [interval_cell(row.get("null_low"), row.get("null_high"))] if bands else []
+        line += [] if is_ok else [text_cell(row["status"])]
         lines.append(tuple(line))
-    note = _note(rows, tables.get("null"))
-    return Table(caption=f"LDS at n = {size:,}", headers=tuple(headers), rows=tuple(lines), note=note)
+    note = _note(rows, results.tables.get("null"))
+    return HtmlTable(caption=f"LDS at n = {size:,}", headers=tuple(headers), rows=tuple(lines), note=note)
 
 
-def chance_of(null: pd.DataFrame | None, size: int) -> dict[str, dict[str, float]]:
+def _chance_at(results: Results, size: int) -> dict[str, dict[str, float]]:
     """Return each method's band of chance, the mean over repeats: a table of it has no row over repeats."""
-    rows = at(null, train_size=size)
+    rows = results.at("null", train_size=size)
     if rows.empty:
         return {}
-    bands = rows.groupby("method", sort=False)[["null_low", "null_high"]].mean()
-    return {str(method): band.to_dict() for method, band in bands.iterrows()}
+    return rows.groupby("method", sort=False)[["null_low", "null_high"]].mean().to_dict("index")
 
 
 def _note(rows: pd.DataFrame, null: pd.DataFrame | None) -> str:
@@ -72,66 +73,32 @@ def _note(rows: pd.DataFrame, null: pd.DataFrame | None) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def cost_table(cost: pd.DataFrame, lds: pd.DataFrame | None, styles: Styles, size: int) -> Table:
-    """Make the table of one size, best method first: LDS if there is one, seconds by phase, memory, disk."""
-    rows = cost[(cost["train_size"] == size) & ~cost["method"].isin(list(GROUND_TRUTH))]
-    scores = {} if lds is None else dict(rank(lds, size)[["method", "lds"]].itertuples(index=False, name=None))
-    phases = sorted(rows["phase"].dropna().unique(), key=lambda phase: (phase not in ("fit", "score"), phase))
-    columns = _measured(rows)
-    lines = []
-    for method in sorted(rows["method"].unique(), key=lambda method: _descending(scores.get(method))):
-        own = rows[rows["method"] == method]
-        seconds = [_mean(own[own["phase"] == phase], "seconds") for phase in phases]
-        lines.append(
-            (
-                method_cell(method, styles),
-                *([number_cell(scores.get(method), "lds")] if scores else []),
-                *(number_cell(value, "seconds") for value in [*seconds, _mean(own, "seconds")]),
-                *(number_cell(_mean(own, column), column) for column in columns),
-            )
-        )
-    headers = ("Method", *(["LDS"] if scores else []), *(f"{header_of(phase)} (s)" for phase in phases), "Total (s)")
-    headers += tuple(header_of(column) for column in columns)
-    return Table(caption=f"Cost at n = {size:,}", headers=headers, rows=tuple(lines))
+def null_table(results: Results, size: int, caption: str) -> HtmlTable:
+    """Cross methods with repeats: the band of chance, and how seldom chance reaches the LDS."""
+    rows = results.at("null", train_size=size)
+    headers = {repeat: f"Repeat {repeat}" for repeat in dict.fromkeys(rows["repeat"])}
+    return cross(rows, "repeat", headers, _band, rows["method"], results.styles, caption)
 
 
-def ground_truth_table(cost: pd.DataFrame) -> Table | None:
-    """Make the table of what retraining cost, if it is there: bank and checkpoints, a row each and size."""
-    rows = cost[cost["method"].isin(list(GROUND_TRUTH))]
-    if rows.empty:
-        return None
-    columns = ["seconds", *_measured(rows)]
-    lines = [
-        (
-            text_cell(GROUND_TRUTH[method]),
-            number_cell(size),
-            *(number_cell(_mean(own, column), column) for column in columns),
-        )
-        for (method, size), own in rows.groupby(["method", "train_size"], sort=True)
-    ]
-    headers = ("What", "n", "Train (s)", *(header_of(column) for column in columns[1:]))
-    return Table(caption="Cost of the ground truth", headers=headers, rows=tuple(lines))
+def _band(row: Mapping[str, Any]) -> Cell:
+    cell = interval_cell(row["null_low"], row["null_high"])
+    if cell.order is None:
+        return cell
+    p_value = format_number(row["p_value"], "p")
+    text = f"{cell.text} (p {p_value if p_value.startswith('<') else f'= {p_value}'})"
+    return Cell(text=text, order=row["p_value"], is_number=True)
 
 
-def _measured(rows: pd.DataFrame) -> list[str]:
-    """Return the columns of cost beside seconds; the device's memory only where there is any, passes where counted."""
-    columns = ["cpu_seconds", "passes", "peak_host_bytes", "peak_device_bytes", "disk_bytes"]
-    optional = ("passes", "peak_device_bytes")  # tables of older results have no passes
-    return [
-        column
-        for column in columns
-        if column not in optional or (column in rows and rows[column].astype(float).fillna(0).gt(0).any())
-    ]
-
-
-def _mean(parts: pd.DataFrame, column: str) -> float | None:
-    """Return the mean over repeats: of sums over phases, of a peak the highest; nothing if nothing was measured."""
-    known = parts[parts[column].notna()]
-    if column == "passes" and len(known) < len(parts):  # of one phase, they are not the whole
-        return None
-    how = "max" if column.startswith("peak_") else "sum"
-    return float(known.groupby("repeat")[column].agg(how).mean()) if len(known) else None
-
-
-def _descending(score: float | None) -> float:
-    return -score if score is not None and pd.notna(score) else float("inf")
+def variance_table(results: Results, size: int, caption: str) -> HtmlTable:
+    """Cross methods with sources of variance, in percent of what is known; all of it together comes last."""
+    rows = results.at("variance", train_size=size)
+    headers = {source: find_column(source).words for source in SOURCES}
+    order = list(dict.fromkeys(rows["method"]))
+    table = cross(
+        rows, "source", headers, lambda row: number_cell(row["share"], "share"), order, results.styles, caption
+    )
+    squares = rows["standard_deviation"].astype(float) ** 2
+    totals = squares.groupby(rows["method"]).sum(min_count=1) ** 0.5
+    lines = [(*line, number_cell(totals[method], "score")) for method, line in zip(order, table.rows, strict=True)]
+    headed = (*table.headers, "Standard deviation")
+    return dataclasses.replace(table, headers=headed, rows=tuple(lines), note="— is not measured.")

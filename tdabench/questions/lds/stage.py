@@ -38,7 +38,7 @@ def judge(experiment: Experiment, cell: Cell) -> None:
         generator = make_generator(experiment.seed, "agreement", cell.repeat, cell.train_size)
         some = len(scores) > 1
         pairs = compare_methods(scores, settings, num_scored=num_scored, generator=generator) if some else []
-        content = {"agreement": {"pairs": pairs}}
+        content = {"agreement": pairs}
     else:
         paths = cell.bank(settle_bank(experiment, cell.root, cell.train_size).shards)
         bank = load_shards(paths)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from tdabench.cost import measure_cost
-from tdabench.evaluation.intervals import over_repeats
 from tdabench.experiment.read import Experiment
 from tdabench.experiment.sections import RemovalSettings
 from tdabench.questions.removal.effects import RemovalEffects, compare_removals, evaluate_removal, removal_effects
@@ -68,7 +67,7 @@ def contrast(experiment: Experiment) -> None:
         pairs += cell_pairs
     settings = {"removal": experiment.removal, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=inputs, seed=experiment.seed)
-    sys.stdout.write(write_removal(experiment, root, rows, pairs, record, over_repeats))
+    sys.stdout.write(write_removal(experiment, root, rows, pairs, record))
 
 
 def _contrast_cell(experiment: Experiment, cell: Cell) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

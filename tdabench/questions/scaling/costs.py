@@ -9,6 +9,8 @@ import pandas as pd
 
 from tdabench.questions.scaling.laws import (
     Line,
+    PowerLaw,
+    Prediction,
     find_break_even,
     fit_line,
     fit_power_law,
@@ -67,20 +69,14 @@ def fit_costs(table: pd.DataFrame, *, queries: int, draws: int | None, confidenc
         draws: Fit also what so many draws would take.
     """
     rows = []
-    for place, rows_of, against in _series(table, queries, draws):
-        sizes, costs = (rows_of[column].astype(float).tolist() for column in (against, place["quantity"]))
-        law = fit_power_law(sizes, costs, confidence=confidence)
-        if law is None:
-            continue
-        row = {**place, "against": against, "exponent": law.exponent, "sizes": law.points}
-        row |= {"low": law.low, "high": law.high}
-        row |= {"coefficient": law.predict(1.0, confidence).value}
-        held_out = hold_out_largest(sizes, costs, confidence=confidence)
+    for place, rows_of, against, law in _laws(table, queries, draws, confidence):
+        row = {**place, "against": against, "exponent": law.exponent, "sizes": law.points, "low": law.low}
+        row |= {"high": law.high, "coefficient": law.predict(1.0, confidence).value}
+        held_out = hold_out_largest(*_sizes_and_costs(rows_of, place, against), confidence=confidence)
         if held_out is not None:
             size, found = held_out
             largest = rows_of[rows_of[against] == size]
-            row |= {"held_out": largest["size"].iloc[0], "measured": largest[place["quantity"]].mean()}
-            row |= {"predicted": found.value, "predicted_low": found.low, "predicted_high": found.high}
+            row |= {"held_out": largest["size"].iloc[0], "measured": largest[place["quantity"]].mean(), **_told(found)}
         rows.append(row)
     return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
 
@@ -94,17 +90,12 @@ def predict_costs(
         table: As ``make_scaling_table`` gives it.
         unseen: ``method``, ``size``, ``parameters`` and ``tracked_parameters`` of what is predicted.
     """
-    rows = []
-    for place, rows_of, against in _series(table, queries, draws):
-        sizes, costs = (rows_of[column].astype(float).tolist() for column in (against, place["quantity"]))
-        law = fit_power_law(sizes, costs, confidence=confidence)
-        if law is None:
-            continue
-        for size in unseen.to_dict("records"):
-            if size["method"] == place["method"]:
-                found = law.predict(float(size[against]), confidence)
-                told = {"predicted": found.value, "predicted_low": found.low, "predicted_high": found.high}
-                rows.append({**size, **place, "against": against, **told})
+    rows = [
+        {**size, **place, "against": against, **_told(law.predict(float(size[against]), confidence))}
+        for place, _, against, law in _laws(table, queries, draws, confidence)
+        for size in unseen.to_dict("records")
+        if size["method"] == place["method"]
+    ]
     return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
@@ -152,8 +143,19 @@ def _verdict(fitted: Line, other: Line, predicted: float) -> str:
     return "never cheaper for good: a query costs more" if fitted.per_query >= other.per_query else "never cheaper"
 
 
-def _series(table: pd.DataFrame, queries: int, draws: int | None) -> Iterator[tuple[dict[str, Any], pd.DataFrame, str]]:
-    """Return every cost that may have a law: which it is, its rows, and against what it is fitted."""
+def _told(found: Prediction) -> dict[str, float]:
+    return {"predicted": found.value, "predicted_low": found.low, "predicted_high": found.high}
+
+
+def _sizes_and_costs(rows: pd.DataFrame, place: dict[str, Any], against: str) -> tuple[list[float], list[float]]:
+    sizes, costs = (rows[column].astype(float).tolist() for column in (against, place["quantity"]))
+    return sizes, costs
+
+
+def _laws(
+    table: pd.DataFrame, queries: int, draws: int | None, confidence: float
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, str, PowerLaw]]:
+    """Return every cost that has a law: which it is, its rows, against what it is fitted, and the law."""
     for made in (None, draws) if draws else (None,):
         costs = total_costs(table, made)
         costs = costs[costs["queries"] == queries]
@@ -161,8 +163,8 @@ def _series(table: pd.DataFrame, queries: int, draws: int | None) -> Iterator[tu
             # A single phase and the total are one.
             if phase != TOTAL and costs.loc[costs["method"] == method, "phase"].nunique() < 3:
                 continue
-            for quantity in QUANTITIES if phase == TOTAL else TIMES:
+            for quantity, against in itertools.product(QUANTITIES if phase == TOTAL else TIMES, AGAINST):
                 place = {"method": method, "phase": phase, "quantity": quantity, "draws": rows["draws"].iloc[0]}
-                for against in AGAINST:
-                    if rows[quantity].notna().any():
-                        yield place, rows, against
+                law = fit_power_law(*_sizes_and_costs(rows, place, against), confidence=confidence)
+                if law is not None:
+                    yield place, rows, against, law

@@ -1,47 +1,42 @@
-"""Tables and figures of cost against model size."""
+"""What cost against model size shows: tables, figures, and the page's first sentences about it."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from tdabench.drawing.tables import write_csv
+from tdabench.drawing.columns import MINUS, Column
+from tdabench.drawing.files import write_figures, write_markdown
+from tdabench.drawing.section import Results, Shown, load_topics
+from tdabench.drawing.table import declare
 from tdabench.experiment.read import Experiment
-from tdabench.questions.scaling.break_even import plot_break_even
-from tdabench.report.figures import STYLE, method_styles
-from tdabench.report.files import write_figures, write_markdown
+from tdabench.questions.scaling.costs import BREAK_EVEN_COLUMNS, FIT_COLUMNS, PREDICTION_COLUMNS
+from tdabench.questions.scaling.figures import plot_break_even, plot_scaling
 from tdabench.storage.records import save_json
 
-SCALING_COLUMNS = (
-    "experiment", "size", "parameters", "tracked_parameters", "method", "queries", "repeat", "phase", "seconds",
-    "cpu_seconds", "peak_host_bytes", "base_host_bytes", "peak_device_bytes", "disk_bytes", "passes", "draws",
-    "draw_seconds", "draw_cpu_seconds", "device", "status",
+SCALING = declare(
+    "scaling", "experiment size parameters tracked_parameters method queries repeat phase seconds cpu_seconds",
+    "peak_host_bytes", Column("base_host_bytes", "Memory before (MB)"), "peak_device_bytes disk_bytes passes draws",
+    Column("draw_seconds", "A draw (s)"), Column("draw_cpu_seconds", "A draw, CPU (s)"), "device status",
+    digits="%.10g",
 )  # fmt: skip
-TABLES = ("scaling", "scaling_fits", "scaling_predictions", "break_even")
-NUMBERS = SCALING_COLUMNS[8:18]
-GIB = 2.0**30
-# Share of a method's seconds from which its fit is shown apart.
-NOTABLE = 0.01
-# What a panel shows: quantity, label of its axis, and by what a number is divided.
-PANELS = (
-    ("seconds", "wall-clock (s)", 1.0),
-    ("host_bytes", "memory of the model and method (GiB)", GIB),
-    ("peak_device_bytes", "memory of the GPU (GiB)", GIB),
-    ("disk_bytes", "disk (GiB)", GIB),
+FITS, PREDICTIONS, BREAK_EVEN = (
+    declare(name, *columns, digits="%.10g")
+    for name, columns in (
+        ("scaling_fits", FIT_COLUMNS),
+        ("scaling_predictions", PREDICTION_COLUMNS),
+        ("break_even", BREAK_EVEN_COLUMNS),
+    )
 )
-Styles = Mapping[str, Mapping[str, str]]
+TABLES = (SCALING, FITS, PREDICTIONS, BREAK_EVEN)
+NUMBERS = SCALING.names[8:18]
 
 
 def make_scaling_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of what was measured: one row a run and phase; a run that there is no cost of has a status."""
-    table = pd.DataFrame(list(rows), columns=list(SCALING_COLUMNS))
+    table = pd.DataFrame(list(rows), columns=SCALING.names)
     return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in NUMBERS})
 
 
@@ -53,15 +48,15 @@ def write_scaling(
     Returns:
         The text for a terminal.
     """
-    summary = write_markdown(folder, "scaling", summarise_scaling(tables["scaling"], tables["scaling_fits"]))
+    costs, fits, predictions, crossings = (tables[table.name] for table in TABLES)
+    summary = write_markdown(folder, "scaling", summarise_scaling(costs, fits))
     save_json(folder / "tables" / "scaling_record.json", {"experiment": experiment}, record)
-    costs, fits, predictions, crossings = (tables[name] for name in TABLES)
     figures = {"scaling": plot_scaling(costs, fits, predictions, experiment.data.queries)}
     if len(crossings):
         figures["break_even"] = plot_break_even(costs, crossings)
     write_figures(folder, figures)
-    for name in reversed(TABLES):
-        write_csv(folder / "tables" / f"{name}.csv", tables[name], digits="%.10g")
+    for table in reversed(TABLES):
+        table.write(folder, tables[table.name])
     return f"\n{experiment.name}: cost against model size\n\n{summary}\n\nTable: {folder}/tables/scaling.csv\n"
 
 
@@ -92,122 +87,67 @@ def _exponent(fits: pd.DataFrame, method: str, phase: str) -> str:
     return f"{row['exponent']:.2f} ({interval})"
 
 
-def plot_scaling(table: pd.DataFrame, fits: pd.DataFrame, predictions: pd.DataFrame, queries: int) -> Figure:
-    """Time, memory and disk against the parameters in log-log, with power laws (the paper's Fig. 5).
-
-    Args:
-        table: Measured costs; those with that many queries are shown.
-        fits: As ``tdabench.questions.scaling.costs.fit_costs`` gives them.
-        predictions: Of sizes that were not run: hollow marks. Their intervals may leave the panel, which is as large as
-            what is measured and predicted.
-    """
-    fits, predictions = (frame[frame["against"] == "parameters"] for frame in (fits, predictions))
-    known = table[(table["queries"] == queries) & table["seconds"].notna()]
-    fitted = _fitted_methods(known)
-    fits = fits[(fits["phase"] != "fit") | fits["method"].isin(fitted)]
-    known = known.assign(host_bytes=known["peak_host_bytes"] - known["base_host_bytes"])
-    styles = method_styles(table)
-    panels = [panel for panel in PANELS if (known[panel[0]] > 0).any()] or PANELS[:1]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 3.4 * len(panels), 4.2), layout="constrained")
-        for axes, (quantity, label, unit) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            _draw_measured(axes, known, quantity, unit, styles, fitted)
-            _draw_predicted(axes, fits, predictions, quantity, unit, styles, known["parameters"])
-            axes.set(xscale="log", yscale="log", xlabel="parameters of the model", ylabel=label)
-            _limit(axes)
-        figure.legend(handles=_legend(fitted, predictions, styles), loc="outside lower center", ncols=4)
-        figure.suptitle(f"{table['experiment'].iloc[0]}: cost against model size", fontsize=9, x=0.01, ha="left")
-    return figure
+def lead_scaling(results: Results) -> list[str]:
+    """Say how each method's time grows with the model, and from how many queries on fitting first is quicker."""
+    if "scaling_fits" not in results.tables:
+        return []
+    sentences = [_growth(results)]
+    crossings = results.tables.get("break_even", pd.DataFrame())
+    if len(crossings):
+        crossings = crossings[crossings["quantity"] == "seconds"]
+        largest = crossings[crossings["parameters"] == crossings["parameters"].max()]
+        for method, rows in largest.groupby("method", sort=False):
+            found = ", ".join(_break_even(row, results) for row in rows.to_dict("records"))
+            size = rows["size"].iloc[0]
+            sentences.append(f"Queries from which {results.label(method)} is the quicker one at {size}: {found}.")
+    return sentences
 
 
-def _fitted_methods(known: pd.DataFrame) -> list[str]:
-    """Return the methods whose fit is a hundredth of their seconds at some size; for others it is nothing to show."""
-    seconds = known.pivot_table(index=["method", "parameters"], columns="phase", values="seconds", aggfunc="sum")
-    share = seconds.get("fit", pd.Series(0.0, seconds.index)) / seconds.sum(axis=1)
-    return sorted(set(share[share >= NOTABLE].index.get_level_values("method")))
+def _growth(results: Results) -> str:
+    fits = results.tables["scaling_fits"]
+    rows = fits[(fits["quantity"] == "seconds") & (fits["phase"] == "total") & (fits["against"] == "parameters")]
+    # More draws than were made are a prediction.
+    rows = rows.sort_values("draws", kind="stable").drop_duplicates("method")
+    rows = rows.sort_values("exponent", ascending=False, kind="stable").to_dict("records")
+    if not rows:
+        return "No method's time was measured at two sizes of the model."
+    powers = [
+        f"{row['exponent']:.2f} ({_interval(row, results.confidence)}; {row['sizes']:.0f} sizes) for "
+        f"{results.label(row['method'])}"
+        for row in rows
+    ]
+    sentence = f"Seconds grow with this power of the model's parameters, the fastest first: {', '.join(powers)}"
+    if len(rows) > 1 and rows[0]["low"] <= rows[1]["high"]:  # without an interval neither is said
+        sentence += "; the intervals of the first two overlap"
+    return f"{sentence}."
 
 
-def _limit(axes: Axes) -> None:
-    """Make a panel as high as its lines and marks, whatever the intervals."""
-    values = [value for line in axes.get_lines() for value in np.ravel(line.get_ydata()) if 0 < value < np.inf]
-    if values:
-        axes.set_ylim(min(values) / 3, max(values) * 3)
+def _interval(row: Mapping[str, Any], confidence: float) -> str:
+    if pd.isna(row["low"]):
+        return "no interval"
+    return f"{confidence:.0%} interval {row['low']:.2f} to {row['high']:.2f}".replace("-", MINUS)
 
 
-def _draw_measured(
-    axes: Axes, known: pd.DataFrame, quantity: str, unit: float, styles: Styles, fitted: Sequence[str]
-) -> None:
-    """Draw each method's cost in all, filled, and beside it the seconds of its fit, smaller."""
-    run = ["method", "parameters", "repeat"]
-    how = "sum" if quantity in ("seconds", "disk_bytes") else "max"
-    total = known.groupby(run, as_index=False)[quantity].agg(how)
-    for method, rows in total[total[quantity] > 0].groupby("method", sort=False):
-        axes.plot(rows["parameters"], rows[quantity] / unit, linestyle="none", **_look(styles[method]))
-    fit = known[(known["phase"] == "fit") & known["method"].isin(fitted)]
-    if quantity == "seconds":
-        for method, rows in fit.groupby("method", sort=False):
-            look = _look(styles[method]) | {"markersize": 3, "alpha": 0.6}
-            axes.plot(rows["parameters"], rows["seconds"], linestyle="none", **look)
+def _break_even(row: Mapping[str, Any], results: Results) -> str:
+    draws = "" if pd.isna(row["draws"]) else f" with {row['draws']:,.0f} draws"
+    return f"against {results.label(row['other'])}{draws} {_queries(row)}"
 
 
-def _draw_predicted(
-    axes: Axes,
-    fits: pd.DataFrame,
-    predictions: pd.DataFrame,
-    quantity: str,
-    unit: float,
-    styles: Styles,
-    measured: pd.Series,
-) -> None:
-    """Draw the power laws, dashed where nothing was measured, and the predictions, hollow with their intervals."""
-    made = _draws_made(fits)
-    for law in fits[fits["quantity"] == quantity].to_dict("records"):
-        colour = styles[law["method"]]["color"]
-        points = predictions[_same(predictions, law)]
-        more = law["method"] in made and law["draws"] > made[law["method"]]
-        fit = law["phase"] == "fit"
-        if law["phase"] not in ("fit", "total"):
-            continue
-        ends = [measured.min(), measured.max(), max([measured.max(), *points["parameters"]])]
-        for (start, stop), dash in zip(itertools.pairwise(ends), ("-", "--"), strict=True):
-            across = np.geomspace(start, stop, 2)
-            look = {"color": colour, "linewidth": 1.0, "linestyle": "-." if more else ":" if fit else dash}
-            axes.plot(across, law["coefficient"] * across ** law["exponent"] / unit, **look)
-        if not fit and len(points):
-            _draw_hollow(axes, points, unit, styles[law["method"]])
+def _queries(row: Mapping[str, Any]) -> str:
+    """Say the first number of queries at which a method is cheaper, and how that is known."""
+    low, high = (row.get(name, math.nan) for name in ("low", "high"))
+    if pd.notna(row["measured"]):
+        return f"{_after(row['measured'])} (measured, between {low:,.0f} and {high:,.0f})"
+    predicted = "none" if pd.isna(row["predicted"]) else _after(row["predicted"])
+    if pd.isna(low):
+        return f"{predicted} (predicted)"
+    if pd.isna(high):
+        return f"{predicted} (predicted; not at {low:,.0f}, measured)"
+    return f"{high:,.0f} or fewer (measured)"
 
 
-def _draw_hollow(axes: Axes, points: pd.DataFrame, unit: float, style: Mapping[str, str]) -> None:
-    value = points["predicted"] / unit
-    low, high = (points[f"predicted_{end}"].replace(np.inf, np.nan) / unit for end in ("low", "high"))
-    look = _look(style) | {"markerfacecolor": "white"}
-    axes.errorbar(points["parameters"], value, [value - low, high - value], linestyle="none", elinewidth=0.6, **look)
+def _after(crossing: float) -> str:
+    return f"{math.floor(crossing) + 1:,}"
 
 
-def _draws_made(fits: pd.DataFrame) -> dict[str, float]:
-    """Return how many draws each method that samples made."""
-    return fits.dropna(subset="draws").groupby("method")["draws"].min().to_dict()
-
-
-def _same(predictions: pd.DataFrame, law: Mapping[str, Any]) -> pd.Series:
-    draws = predictions["draws"].isna() if pd.isna(law["draws"]) else predictions["draws"] == law["draws"]
-    keys = ("method", "phase", "quantity")
-    return draws & np.logical_and.reduce([predictions[key] == law[key] for key in keys])
-
-
-def _look(style: Mapping[str, str]) -> dict[str, Any]:
-    return {"color": style["color"], "marker": style["marker"]}
-
-
-def _legend(fitted: Sequence[str], predictions: pd.DataFrame, styles: Styles) -> list[Line2D]:
-    grey = {"color": "#404040", "linewidth": 1.0}
-    lines = [Line2D([], [], linestyle="-", label=style["label"], **_look(style)) for style in styles.values()]
-    if fitted:
-        lines.append(Line2D([], [], linestyle=":", marker="o", markersize=3, label="its fit alone", **grey))
-    if len(predictions):
-        lines.append(Line2D([], [], linestyle="--", marker="o", markerfacecolor="white", label="predicted", **grey))
-    for draws in sorted(predictions["draws"].dropna().unique())[1:]:
-        lines.append(Line2D([], [], linestyle="-.", label=f"predicted for {draws:,.0f} draws", **grey))
-    return lines
+SHOWN = Shown(topics=load_topics(__package__), tables=TABLES, lead=lead_scaling)

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
-from tdabench.drawing.columns import header_of
-from tdabench.report.figures import STYLE
+from tdabench.drawing.columns import find_column
+from tdabench.drawing.style import DARK, make_panels, styled, write_title
 
 MAP = "cividis"  # even in lightness, and the same for colour-blind readers
 MISSING = {"facecolor": "#f0f0f0", "edgecolor": "#b8b8b8", "hatch": "////", "linewidth": 0}
@@ -69,6 +70,7 @@ def lay_out(table: pd.DataFrame, keys: Sequence[str]) -> Layout:
     return Layout(panels=panels, rows=rows, columns=(keys[-1], values[keys[-1]]), across=across)
 
 
+@styled(**{"axes.grid": False})
 def plot_sweep_lds(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
     """Heat maps of the LDS on the tuning queries, mean over repeats, one colour scale; the best point is framed."""
     shown = table[table["repeat"] == "all"]
@@ -76,27 +78,23 @@ def plot_sweep_lds(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
     known = shown["tuning_lds"].astype(float).dropna()
     scale = Normalize(min(known.min(), 0), max(known.max(), 0.01)) if len(known) else Normalize(0, 1)
     wide, high = 0.95 * len(layout.columns[1]) + 0.7, 0.5 * len(layout.rows[1]) + 0.75
-    with rc_context({**STYLE, "axes.grid": False}):
-        size = (max(layout.across * wide + 1, 5.5), layout.down * high + 0.6)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(layout.down, layout.across, squeeze=False)
-        panels = grid.flatten()
-        for place, axes in enumerate(panels):
-            if place >= len(layout.panels):
-                axes.set_visible(False)
-                continue
-            _draw_map(axes, shown, layout, layout.panels[place], scale)
-            _label(axes, layout, left=place % layout.across == 0, bottom=place + layout.across >= len(layout.panels))
-        colours = colormaps[MAP]
-        bar = figure.colorbar(_mappable(scale, colours), ax=panels.tolist(), fraction=0.03, pad=0.02)
-        bar.set_label("tuning LDS")
-        figure.suptitle(
-            f"{shown['experiment'].iloc[0]}: tuning LDS. Framed: best; dot: not told apart from it.",
-            fontsize=8, x=0.01, ha="left",
-        )  # fmt: skip
+    size = (max(layout.across * wide + 1, 5.5), layout.down * high + 0.6)
+    figure, grid = make_panels(*size, across=layout.across, down=layout.down)
+    panels = grid.flatten()
+    for place, axes in enumerate(panels):
+        if place >= len(layout.panels):
+            axes.set_visible(False)
+            continue
+        _draw_map(axes, shown, layout, layout.panels[place], scale)
+        _label(axes, layout, left=place % layout.across == 0, bottom=place + layout.across >= len(layout.panels))
+    colours = ScalarMappable(norm=scale, cmap=colormaps[MAP])
+    bar = figure.colorbar(colours, ax=panels.tolist(), fraction=0.03, pad=0.02)
+    bar.set_label("tuning LDS")
+    write_title(figure, f"{shown['experiment'].iloc[0]}: tuning LDS. Framed: best; dot: not told apart from it.", 8)
     return figure
 
 
+@styled(**{"font.size": 7.5, "lines.linewidth": 1.0})
 def plot_sweep_traces(table: pd.DataFrame, traces: pd.DataFrame, keys: Sequence[str]) -> Figure:
     """Mean training loss over the draws of every chain, a small panel a point; dashed: the checkpoint's loss.
 
@@ -106,17 +104,15 @@ def plot_sweep_traces(table: pd.DataFrame, traces: pd.DataFrame, keys: Sequence[
     layout = lay_out(shown, keys)
     limits = _loss_limits(shown, traces)
     wide, high = 1.05 * len(layout.columns[1]) + 0.75, 0.8 * len(layout.rows[1]) + 0.75
-    with rc_context({**STYLE, "font.size": 7.5, "lines.linewidth": 1.0}):
-        size = (max(layout.across * wide, 5.5), layout.down * high + 0.5)
-        figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(
-            f"{shown['experiment'].iloc[0]}: mean training loss (upwards, nats) over the draws (across) of each chain; "
-            "dashed: the checkpoint's.\nNumbers: change from it at the last draw. Diverged chains are cut at x.",
-            fontsize=8, x=0.01, ha="left",
-        )  # fmt: skip
-        parts = figure.subfigures(layout.down, layout.across, squeeze=False).flatten()
-        for place, panel in enumerate(layout.panels):
-            _draw_small_multiples(parts[place], shown, traces, layout, panel, limits)
+    figure = Figure(figsize=(max(layout.across * wide, 5.5), layout.down * high + 0.5), layout="constrained")
+    title = (
+        f"{shown['experiment'].iloc[0]}: mean training loss (upwards, nats) over the draws (across) of each chain; "
+        "dashed: the checkpoint's.\nNumbers: change from it at the last draw. Diverged chains are cut at x."
+    )
+    write_title(figure, title, 8)
+    parts = figure.subfigures(layout.down, layout.across, squeeze=False).flatten()
+    for place, panel in enumerate(layout.panels):
+        _draw_small_multiples(parts[place], shown, traces, layout, panel, limits)
     return figure
 
 
@@ -184,7 +180,7 @@ def _draw_traces(axes: Axes, cell: pd.Series, traces: pd.DataFrame, limits: tupl
         )
         if cut < len(chain):
             axes.plot(chain["draw"].iloc[cut], limits[1], color=colour, marker="x", clip_on=False)
-        axes.axhline(chain["loss"].iloc[0], color="#404040", linestyle="--", linewidth=0.8)
+        axes.axhline(chain["loss"].iloc[0], color=DARK, linestyle="--", linewidth=0.8)
     change = cell["loss_change"]
     text = f"{change:+.3f}".replace("-", "\N{MINUS SIGN}") if pd.notna(change) else _reason(cell)
     axes.annotate(text, (0.96, 0.94), xycoords="axes fraction", ha="right", va="top", fontsize=7.5)
@@ -217,12 +213,6 @@ def _label(axes: Axes, layout: Layout, *, left: bool, bottom: bool) -> None:
         axes.set_ylabel(_words(upwards[0]))
 
 
-def _mappable(scale: Normalize, colours: Any) -> Any:
-    from matplotlib.cm import ScalarMappable
-
-    return ScalarMappable(norm=scale, cmap=colours)
-
-
 def _reason(cell: pd.Series) -> str:
     """Say in a word why a point has no LDS."""
     word = cell["status"].split(":")[0].split(";")[0]
@@ -230,7 +220,7 @@ def _reason(cell: pd.Series) -> str:
 
 
 def _words(name: str) -> str:
-    return header_of(name).lower()
+    return find_column(name).words.lower()
 
 
 def _write(value: Any) -> str:

@@ -1,26 +1,29 @@
 """Table, choice and text of a sweep."""
 
-import functools
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tdabench.drawing.tables import write_csv
+from tdabench.drawing.columns import find_column, score
+from tdabench.drawing.files import write_csv, write_figures
+from tdabench.drawing.section import Shown, load_topics
+from tdabench.drawing.table import PLACE, Table, declare
 from tdabench.experiment.read import Experiment
 from tdabench.experiment.yaml_file import write_yaml
 from tdabench.questions.sweep.figures import plot_sweep_lds, plot_sweep_traces
-from tdabench.report.files import write_figures
-from tdabench.report.repeats import add_rows_over_repeats
 from tdabench.storage.records import save_json, save_text
 
 # The settings of the grid stand after ``point``.
-SWEEP_COLUMNS = (
-    "experiment", "repeat", "train_size", "point", "tuning_lds", "low", "high", "standard_error", "tuning_queries",
-    "loss_change", "diverged_chains", "effective_draws", "rhat_high", "cpu_seconds", "status", "choice",
+SWEEP = declare(
+    "sweep", PLACE, "point", score("tuning_lds", "Tuning LDS"), "low high standard_error tuning_queries",
+    score("loss_change", "Loss change (nats)"), "diverged_chains effective_draws rhat_high cpu_seconds status choice",
+    keys=("train_size", "point"), means={"tuning_lds": ""}, added=("diverged_chains",), whole=("diverged_chains",),
+    averaged=("loss_change", "effective_draws", "rhat_high", "cpu_seconds"), digits="%.7g",
 )  # fmt: skip
-AVERAGED = ("loss_change", "effective_draws", "rhat_high", "cpu_seconds")
+SWEEP_COLUMNS = tuple(SWEEP.names)
 ONLY_TUNING = (
     "Chosen by the LDS on the {count} tuning queries alone; no scored query was handed to the method or looked at."
 )
@@ -33,7 +36,6 @@ def write_sweep(
     traces: Sequence[Mapping[str, Any]],
     choices: Mapping[int, Any],
     record: Mapping[str, Any],
-    over_repeats: Any,
 ) -> str:
     """Write ``tables/sweep*`` and ``figures/sweep*``; return the text for a terminal.
 
@@ -41,11 +43,10 @@ def write_sweep(
         rows: One a repeat, size and point.
         traces: One a repeat, size, point, chain and draw.
         choices: By size, with ``best``, ``lds``, ``together`` and ``worse``; None where no point has an LDS.
-        over_repeats: ``(means of the repeats, confidence) -> interval``.
     """
     keys = list(experiment.sweep.grid)
-    combine = functools.partial(over_repeats, confidence=experiment.evaluation.confidence)
-    table = make_sweep_table(rows, keys, combine)
+    declared = declare_sweep(keys)
+    table = declared.add_rows_over_repeats(rows, experiment.evaluation.confidence)
     drawn = pd.DataFrame(list(traces), columns=["experiment", "repeat", "train_size", "point", "chain", "draw", "loss"])
     chosen = [describe_choice(experiment, size, choice, table) for size, choice in choices.items()]
     text = "\n\n".join(entry["text"] for entry in chosen) + "\n"
@@ -55,22 +56,15 @@ def write_sweep(
     write_csv(folder / "figures" / "sweep_traces.csv", drawn, digits="%.6g")
     save_text(folder / "tables" / "sweep_choice.txt", text)
     save_json(folder / "tables" / "sweep_choice.json", {"choices": chosen}, record)
-    write_csv(folder / "tables" / "sweep.csv", table, digits="%.7g")
+    declared.write(folder, table)
     return f"\n{experiment.name}\n\n{text}\nTable: {folder}/tables/sweep.csv   Figures: {folder}/figures/sweep_*.png\n"
 
 
-def make_sweep_table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], over_repeats: Any) -> pd.DataFrame:
-    """Make the table, a column for each setting of the grid, with rows ``all`` over the repeats."""
-    place = SWEEP_COLUMNS.index("point") + 1
-    return add_rows_over_repeats(
-        rows,
-        (*SWEEP_COLUMNS[:place], *keys, *SWEEP_COLUMNS[place:]),
-        keys=("train_size", "point"),
-        value="tuning_lds",
-        averaged=AVERAGED,
-        added=("diverged_chains",),
-        over_repeats=over_repeats,
-    )
+def declare_sweep(keys: Sequence[str]) -> Table:
+    """Declare the table with a column for each setting of the grid."""
+    place = SWEEP.names.index("point") + 1
+    columns = (*SWEEP.columns[:place], *map(find_column, keys), *SWEEP.columns[place:])
+    return dataclasses.replace(SWEEP, columns=columns)
 
 
 def describe_choice(experiment: Experiment, size: int, choice: Any, table: pd.DataFrame) -> dict[str, Any]:
@@ -104,3 +98,6 @@ def describe_choice(experiment: Experiment, size: int, choice: Any, table: pd.Da
         "yaml": lines,
         "text": text,
     }
+
+
+SHOWN = Shown(topics=load_topics(__package__), tables=(SWEEP,))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tdabench.bank.shards import load_shards
 from tdabench.cost import measure_cost
-from tdabench.evaluation.intervals import over_repeats
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.derived import component_at
 from tdabench.experiment.read import Experiment
@@ -74,7 +73,7 @@ def choose(experiment: Experiment) -> None:
             inputs += one.inputs
     settings = {"sweep": experiment.sweep, "evaluation": experiment.evaluation}
     record = make_record(settings, inputs=list(dict.fromkeys(inputs)), seed=experiment.seed)
-    sys.stdout.write(write_sweep(experiment, root, rows, traces, choices, record, over_repeats))
+    sys.stdout.write(write_sweep(experiment, root, rows, traces, choices, record))
 
 
 def check_points(experiment: Experiment) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from tdabench.attributors.base import Unsupported
 from tdabench.attributors.run import run_token_attributor
 from tdabench.data.text.tokenizers import restore_tokenizer
+from tdabench.drawing.style import method_styles
 from tdabench.examples import Examples, take
 from tdabench.experiment.read import Experiment
 from tdabench.questions.tokens import page
@@ -172,10 +172,7 @@ def _load_row(path: Path, place: int) -> dict[str, Tensor]:
 
 
 def _labels(methods: Mapping[str, Path]) -> dict[str, str]:
-    from tdabench.report.figures import method_styles
-
-    styles = method_styles(pd.DataFrame({"method": list(methods)}))
-    return {method: style["label"] for method, style in styles.items()}
+    return {method: style["label"] for method, style in method_styles(methods).items()}
 
 
 def _reason(record: Mapping[str, Any]) -> str:

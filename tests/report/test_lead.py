@@ -4,21 +4,21 @@ from made_scaling import make_scaling
 from made_up import make_compared, make_detection, make_lds, make_pairs, make_removal, make_removal_differences
 
 from tdabench.drawing.html import styles_of
-from tdabench.report.summary import (
-    list_warnings,
-    summarise,
-    summarise_detection,
-    summarise_lead,
-    summarise_other_sizes,
-    summarise_removal,
-)
+from tdabench.drawing.section import Results
+from tdabench.questions import load_shown
+from tdabench.report.page import list_warnings
 
 LEAD = "EK-FAC leads at n = 400 with an LDS of 0.700 (83\N{NO-BREAK SPACE}% of the ceiling), 0.100 above BIF"
 
 
 def lead(lds: pd.DataFrame, pairs: pd.DataFrame | None = None) -> str:
     tables = {"lds": lds} if pairs is None else {"lds": lds, "pairs": pairs}
-    return summarise_lead(tables, styles_of(lds), 0.95)
+    return summarise(tables)[0]
+
+
+def summarise(tables: dict[str, pd.DataFrame]) -> list[str]:
+    results = Results(tables=tables, figures={}, confidence=0.95)
+    return [sentence for shown in load_shown(["lds", *tables]) for sentence in shown.lead(results)]
 
 
 def test_the_lead_names_method_size_score_share_of_ceiling_and_distance():
@@ -73,15 +73,9 @@ def test_a_table_of_pairs_that_lacks_this_pair_decides_nothing(pairs):
     assert lead(make_lds(), pairs) == f"{LEAD}."
 
 
-def test_a_single_method_leads_nobody():
+def test_without_another_method_a_score_or_a_ceiling_the_lead_says_less():
     assert lead(make_lds(("bif",), repeats=1)).endswith("of the ceiling); no other method has one.")
-
-
-def test_no_score_is_no_lead():
     assert lead(make_lds(unsupported=("ekfac", "bif", "gradsim", "random"))) == "No method has an LDS."
-
-
-def test_no_ceiling_is_no_share():
     assert "ceiling" not in lead(make_lds().assign(ceiling=None))
 
 
@@ -90,10 +84,10 @@ def test_the_other_sizes_name_their_own_leaders():
     at_200 = (lds["train_size"] == 200) & (lds["method"] == "random")
     lds.loc[at_200, "lds"] = 0.9
 
-    text = summarise_other_sizes(lds, styles_of(lds))
+    _, text = summarise({"lds": lds})
 
     assert text == "Leading at the other sizes: random at n = 200 (0.900), EK-FAC at n = 100 (0.750)."
-    assert summarise_other_sizes(make_lds(sizes=(100,)), {}) == ""
+    assert len(summarise({"lds": make_lds(sizes=(100,))})) == 1
 
 
 def test_every_status_that_is_not_ok_is_listed_once_with_where_it_was():
@@ -118,16 +112,13 @@ def test_queries_that_are_left_out_are_a_warning():
     assert lines == [
         "BIF (repeat 0, n = 100): 3 of 50 queries have a constant score or loss and are left out",
     ]
-
-
-def test_where_all_is_ok_there_is_no_warning():
     assert list_warnings({"lds": make_lds()}, {}) == []
 
 
 def test_the_share_of_the_ceiling_is_the_rankings_where_there_is_one():
     ranking = make_compared()["ranking"].assign(share_of_ceiling=0.77)
 
-    text = summarise_lead({"lds": make_lds(), "ranking": ranking}, {}, 0.95)
+    text = summarise({"lds": make_lds(), "ranking": ranking})[0]
 
     assert "(77\N{NO-BREAK SPACE}% of the ceiling)" in text
 
@@ -136,7 +127,8 @@ def test_the_share_of_the_ceiling_is_the_rankings_where_there_is_one():
 
 
 def removal(table: pd.DataFrame, differences: pd.DataFrame | None = None) -> str:
-    return summarise_removal(table, differences, styles_of(table), 0.95)
+    tables = {"removal": table} if differences is None else {"removal": table, "removal_differences": differences}
+    return summarise(tables)[0]
 
 
 REMOVED = (
@@ -174,23 +166,15 @@ def test_a_single_removed_example_and_a_single_method_need_other_words():
 
     assert removal(table[table["count"] == 1]).startswith("Without the example that BIF calls most helpful")
     assert removal(table).endswith("n = 400).")
-
-
-def test_removals_that_no_method_has_are_said_to_be_missing():
-    assert removal(make_removal().assign(effect=float("nan"))) == "No method has removals."
-
-
-def test_an_effect_of_one_query_has_no_interval():
-    table = make_removal(("bif",), repeats=1).assign(low=float("nan"))
-
-    assert "(no interval; n = 400)" in removal(table)
+    assert "(no interval; n = 400)" in removal(table.assign(low=float("nan")))
+    assert removal(table.assign(effect=float("nan"))) == "No method has removals."
 
 
 # Detection
 
 
 def detection(table: pd.DataFrame) -> str:
-    return summarise_detection(table, styles_of(table), 0.95)
+    return summarise({"detection": table})[0]
 
 
 FOUND = (
@@ -222,15 +206,15 @@ def test_where_no_method_ranks_the_labels_the_loss_is_what_is_left():
 def test_every_question_that_the_experiment_asked_has_its_sentence():
     tables = {"lds": make_lds(), "removal": make_removal(), "detection": make_detection()}
 
-    sentences = summarise(tables, styles_of(*tables.values()), 0.95)
+    sentences = summarise(tables)
 
     assert [sentence.split()[0] for sentence in sentences] == ["EK-FAC", "Leading", "Without", "Of"]
-    assert summarise({}, {}, 0.95) == []
+    assert summarise({}) == []
 
 
 def summarise_costs(**changes) -> list[str]:
     tables = {name: table.assign(**changes.get(name, {})) for name, table in make_scaling().items()}
-    return summarise(tables, styles_of(tables["scaling"]), 0.95)
+    return summarise(tables)
 
 
 def test_a_scaling_begins_with_how_time_grows_and_from_when_on_a_fit_pays():
@@ -279,4 +263,4 @@ def test_a_break_even_that_was_not_measured_says_what_is_known(row, words):
 def test_without_a_law_and_without_break_evens_it_says_that_there_is_none():
     tables = {name: table.iloc[:0] for name, table in make_scaling().items()}
 
-    assert summarise(tables, {}, 0.95) == ["No method's time was measured at two sizes of the model."]
+    assert summarise(tables) == ["No method's time was measured at two sizes of the model."]

@@ -3,6 +3,7 @@ import math
 import pandas as pd
 import pytest
 
+from tdabench.drawing.columns import find_column, interval, score
 from tdabench.drawing.html import (
     estimate_cell,
     interval_cell,
@@ -12,7 +13,7 @@ from tdabench.drawing.html import (
     number_cell,
     styles_of,
 )
-from tdabench.report.figures import method_styles
+from tdabench.drawing.style import method_styles
 
 
 @pytest.mark.parametrize(
@@ -35,12 +36,12 @@ from tdabench.report.figures import method_styles
     ],
 )
 def test_numbers_are_written_as_their_column_needs(value, column, text):
-    assert number_cell(value, column).text == text
+    assert number_cell(value, find_column(column)).text == text
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
 def test_a_missing_number_is_a_dash_without_an_order_and_never_zero(missing):
-    cell = number_cell(missing, "lds")
+    cell = number_cell(missing, "score")
 
     assert (cell.text, cell.order, cell.is_number) == ("—", None, True)
 
@@ -56,7 +57,7 @@ def test_a_method_has_the_colour_and_the_label_of_the_figures():
 
     cell = method_cell("mine", styles_of(table))
 
-    assert (cell.text, cell.colour) == ("mine", method_styles(table)["mine"]["color"])
+    assert (cell.text, cell.colour) == ("mine", method_styles(table["method"])["mine"]["color"])
 
 
 def test_the_bank_takes_no_methods_colour():
@@ -110,8 +111,9 @@ def test_both_ends_of_an_interval_are_one_column_and_what_all_rows_share_is_said
         {"method": ["bif", "ekfac"], "auc": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, None], "top": [10, 10],
          "bootstrap_low": [0.1, 0.1], "status": ["ok", "ok"]}
     )  # fmt: skip
+    columns = {column.key: column for column in (score("auc", "AUC"), *interval("bootstrap_"))}
 
-    table = make_table(frame, styles_of(frame), "A table")
+    table = make_table(frame, styles_of(frame), "A table", columns)
 
     assert table.headers == ("Method", "AUC", "Interval", "Bootstrap low")
     assert [cell.text for cell in table.rows[0]] == ["BIF", "0.500", "0.400 to 0.600", "0.100"]
@@ -129,6 +131,6 @@ def test_an_estimate_has_its_interval_behind_it_and_sorts_by_its_value():
     cell = estimate_cell(0.5, 0.4, 0.6, "share")
 
     assert (cell.text, cell.order) == ("50.0 % (40.0 to 60.0 %)".replace(" %", "\N{NO-BREAK SPACE}%"), 0.5)
-    assert estimate_cell(0.5, None, 0.6, "effect").text == "0.500"
-    assert estimate_cell(None, 0.4, 0.6, "effect").text == "—"
+    assert estimate_cell(0.5, None, 0.6).text == "0.500"
+    assert estimate_cell(None, 0.4, 0.6).text == "—"
     assert interval_cell(-0.1, 0.2).text == "−0.100 to 0.200"

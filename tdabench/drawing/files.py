@@ -1,18 +1,35 @@
 """How tables and figures are kept: the same everywhere."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tdabench.drawing.tables import write_csv
 from tdabench.storage.records import save_figure, save_text
 
+# What a spreadsheet would run; a number with a sign is none.
+FORMULA = re.compile(r"(?![+-][\d.]+([eE][+-]?\d+)?\Z)[=+@\t\n-]")
 
-def write_table(folder: Path, name: str, table: pd.DataFrame, *, digits: int = 6) -> None:
-    """Write ``tables/NAME.csv`` of an experiment's folder."""
-    write_csv(folder / "tables" / f"{name}.csv", table, digits=f"%.{digits}f")
+
+def write_csv(path: Path, table: pd.DataFrame, *, digits: str) -> None:
+    """Write a table; a text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Args:
+        digits: Format of the numbers, such as ``%.6f``.
+    """
+    texts = [name for name, column in table.items() if any(isinstance(value, str) for value in column)]
+    inert = {name: [_make_inert(value) for value in table[name]] for name in texts}
+    save_text(path, table.assign(**inert).to_csv(index=False, float_format=digits))
+
+
+def _make_inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # pandas doesn't quote it, and readers end the row there
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def write_markdown(folder: Path, name: str, table: pd.DataFrame) -> str:
