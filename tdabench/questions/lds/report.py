@@ -20,6 +20,7 @@ from tdabench.questions.lds.tables import (
     make_comparison_tables,
     make_growth_tables,
     place_of,
+    read_judgement,
     read_lds_table,
 )
 from tdabench.storage.cell import cells_of
@@ -91,7 +92,7 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str]) -> N
     rows = [
         {**place_of(experiment, cell), **pair}
         for cell in cells_of(experiment, folder)
-        for pair in read_judgement(cell)["agreement"]
+        for pair in read_judgement(cell)["agreement"]["pairs"]
     ]
     table = AGREEMENT.add_rows_over_repeats(rows, experiment.evaluation.confidence)
     AGREEMENT.write(folder, table)
