@@ -92,7 +92,7 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str]) -> N
     rows = [
         {**place_of(experiment, cell), **pair}
         for cell in cells_of(experiment, folder)
-        for pair in read_judgement(cell)["agreement"]["pairs"]
+        for pair in read_judgement(cell)["agreement"]
     ]
     table = AGREEMENT.add_rows_over_repeats(rows, experiment.evaluation.confidence)
     AGREEMENT.write(folder, table)
