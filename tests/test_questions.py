@@ -188,7 +188,7 @@ def test_a_run_without_a_bank_makes_no_bank_and_every_job_once(run):
     assert not (place.results / "0/120/bank").exists()
     judgement = load_json(place.results / "0/120/judgement.json")
     assert set(judgement) == {"record", "statuses", "agreement"}
-    assert [(row["first"], row["second"]) for row in judgement["agreement"]["pairs"]] == [("gradsim", "random")]
+    assert [(row["first"], row["second"]) for row in judgement["agreement"]] == [("gradsim", "random")]
 
 
 def test_the_removal_table_has_its_columns_and_a_row_for_each_method_and_count(asked):
