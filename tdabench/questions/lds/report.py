@@ -20,6 +20,7 @@ from tdabench.questions.lds.tables import (
     make_comparison_tables,
     make_growth_tables,
     place_of,
+    read_judgement,
     read_lds_table,
 )
 from tdabench.storage.cell import cells_of
