@@ -47,18 +47,10 @@ def to_latex(
         cells.iloc[row, columns[column]] += "$^{*}$"
     for row, column in bold:
         style.iloc[row, columns[column]] = "textbf: --rwrap;"
-    text = (
-        cells.style.hide(axis="index")
-        .apply(lambda _: style, axis=None)
-        .to_latex(
-            column_format="l" + ("c" if upright else "r") * (len(table.columns) - 1),
-            hrules=True,
-            position="t",
-            position_float="centering",
-            caption=escape_latex(caption),
-            label=label,
-        )
-    )
+    columns_as = "l" + ("c" if upright else "r") * len(names)
+    layout = {"column_format": columns_as, "hrules": True, "position": "t", "position_float": "centering"}
+    styled = cells.style.hide(axis="index").apply(lambda _: style, axis=None)
+    text = styled.to_latex(caption=escape_latex(caption), label=label, **layout)
     if notes:
         small = "\n\\par ".join(escape_latex(note) for note in notes)
         text = text.replace("\\end{table}", f"\\par\\smallskip\\raggedright\\footnotesize\n{small}\n\\end{{table}}")

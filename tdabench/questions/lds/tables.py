@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tdabench.drawing.columns import Column, interval, score
-from tdabench.drawing.table import PLACE, declare
+from tdabench.drawing.table import PLACE, declare, over_all
 from tdabench.evaluation.pairs import compare_repeats
 from tdabench.experiment.read import Experiment
 from tdabench.questions.diagnostics.report import add_warning
@@ -124,10 +124,8 @@ def make_comparison_tables(comparisons: Mapping[tuple[int, int], Any], name: str
         return [_place(name, "all", size, row) for size in sizes for row in rows_of(same[size])]
 
     rankings = collect(_rank_with_shares)
-    shares = RANKING.add_rows_over_repeats(rankings, confidence)
-    last = shares[shares["repeat"] == "all"].set_index(["train_size", "method"])[
-        ["share_of_ceiling", "share_low", "share_high"]
-    ].to_dict("index")  # fmt: skip
+    shares = over_all(RANKING.add_rows_over_repeats(rankings, confidence)).dropna(subset="share_of_ceiling")
+    last = shares.set_index(["train_size", "method"])[["share_of_ceiling", "share_low", "share_high"]].to_dict("index")
     ranked = over(lambda parts: compare_repeats(parts, confidence)[1])
     rankings += [{**row, **last.get((row["train_size"], row["method"]), {})} for row in ranked]
     return {
