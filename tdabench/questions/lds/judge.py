@@ -130,7 +130,7 @@ def _queries_at_once(masks: Tensor, losses: Tensor, settings: EvaluationSettings
 
 def _predict(
     scores: Scores, truth: GroundTruth, num_scored: int, at_once: int
-) -> tuple[Float[Tensor, "method subset query"], list[float | None]]:
+) -> tuple[Float[Tensor, "method subset scored"], list[float | None]]:
     predicted, tuning = [], []
     for name, values in scores.items():
         try:
