@@ -28,7 +28,7 @@ class Mutant:
     Attributes:
         text: A regular expression of what is replaced, found once in the package.
         by: What stands there then.
-        tests: Names of files of tests, one of which must fail.
+        tests: Names of files of tests, one of which must fail; those that are there are run.
         only: Which of their tests, as of ``pytest -k``.
         where: A regular expression of the file's path, if the text stands in others too.
     """
@@ -40,6 +40,7 @@ class Mutant:
     where: str = ""
 
 
+SGLD = "test_sgld test_samplers"
 MUTANTS = {
     # The LDS
     "sign: a low loss counts as bad": Mutant(
@@ -67,22 +68,19 @@ MUTANTS = {
     ),
     # SGLD and its estimates
     "noise: its deviation is the step size": Mutant(
-        r"std=step_size\*\*0\.5", "std=step_size", "test_sgld", where="sampling/sgld"
+        r"std=((self\.)?step_size)\*\*0\.5", r"std=\1", SGLD, where="sampling/sgld"
     ),
     "drift: twice as strong": Mutant(
-        r"-step_size \* inverse_temperature / 2\b",
-        "-step_size * inverse_temperature",
-        "test_sgld",
-        where="sampling/sgld",
+        r"(-(self\.)?step_size \* (self\.)?inverse_temperature) / 2\b", r"\1", SGLD, where="sampling/sgld"
     ),
     "pull: half the localization": Mutant(
-        r"checkpoint, alpha=localization\)",
-        "checkpoint, alpha=localization / 2)",
-        "test_sgld test_bif",
-        where="sampling/sgld",
+        r"(step_size \* (self\.)?localization) / 2\b", r"\1 / 4", f"{SGLD} test_bif", where="sampling/sgld"
+    ),
+    "pull of the other samplers: half the localization": Mutant(
+        r"alpha=localization\)", "alpha=localization / 2)", "test_samplers"
     ),
     "generator: the noise is drawn from the global state": Mutant(
-        r"(noise\.normal_\(std=step_size\*\*0\.5), generator=generator\)", r"\1)", "test_sgld", where="sampling/sgld"
+        r"(noise\.normal_\(std=[^,]*step_size\*\*0\.5), generator=[\w.]+\)", r"\1)", SGLD, where="sampling/sgld"
     ),
     "centring: about the mean of all chains": Mutant(
         r"losses - losses\.mean\(dim=1, keepdim=True\)",
@@ -144,7 +142,7 @@ def _judge(mutant: Mutant) -> str:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / name)
         try:
             place = _break(tree / "tdabench", mutant) if mutant.text else ""
-            files = [_find_test(tree, name) for name in mutant.tests.split()]
+            files = _find_tests(tree, mutant.tests.split())
         except LookupError as error:
             return f"ERROR: {error}"
         status, told = _run(tree, files, mutant.only)
@@ -164,11 +162,11 @@ def _break(package: Path, mutant: Mutant) -> str:
     return f"{path.relative_to(package)}:{text.count(chr(10), 0, hit.start()) + 1}"
 
 
-def _find_test(tree: Path, name: str) -> str:
-    found = list((tree / "tests").rglob(f"{name}.py"))
-    if len(found) != 1:
-        raise LookupError(f"there are {len(found)} files {name}.py in tests: mend the mutant")
-    return str(found[0])
+def _find_tests(tree: Path, names: list[str]) -> list[str]:
+    found = [str(path) for name in names for path in (tree / "tests").rglob(f"{name}.py")]
+    if not found:
+        raise LookupError(f"there is no file {'.py, '.join(names)}.py in tests: mend the mutant")
+    return found
 
 
 def _run(tree: Path, files: list[str], only: str) -> tuple[int, str]:
