@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tdabench.attributors.estimates.estimators import loss_correlation, loss_covariance
+from tdabench.evaluation.intervals import over_repeats
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.sections import RemovalSettings
@@ -98,7 +99,7 @@ def test_a_method_that_cannot_run_says_why_in_a_judgement_of_the_others(cell):
     assert judgement["lds"]["trak"] == {"mean": None}
     assert judgement["comparison"]["unsupported"] == {"trak": why}
     assert set(judgement["growth"]) == set(judgement["comparison"]["methods"]) == {"bif"}
-    assert judgement["agreement"] == {"pairs": []}
+    assert judgement["agreement"] == []
 
 
 def test_scores_that_are_correlations_grow_as_correlations(cell, traces):
