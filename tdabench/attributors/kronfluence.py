@@ -1,31 +1,26 @@
 """EK-FAC, K-FAC, diagonal Fisher and GradSim through kronfluence (Grosse et al., 2023, arXiv:2308.03296)."""
 
-import contextlib
 import dataclasses
-import gc
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.utils.common.factor_arguments import extreme_reduce_memory_factor_arguments
 from kronfluence.utils.common.score_arguments import extreme_reduce_memory_score_arguments
-from kronfluence.utils.dataset import DataLoaderKwargs
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
+from tdabench.attributors.adapters.kronfluence_analyzer import ExampleDataset, make_analyzer
 from tdabench.attributors.adapters.kronfluence_factors import gradients_within, require_disk
 from tdabench.attributors.adapters.kronfluence_processes import data_parallel
-from tdabench.attributors.adapters.kronfluence_task import make_task, output_embeddings, tracked_layers
+from tdabench.attributors.adapters.kronfluence_task import output_embeddings, tracked_layers
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
-from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
+from tdabench.attributors.base import Problem, Unsupported, num_examples
 from tdabench.attributors.running.run import AttributionWarning
 from tdabench.cost import phase
 from tdabench.examples import is_text
-from tdabench.seeds import isolated_random_state
 
 # Memory of the queries' preconditioned gradients by default, for language models.
 QUERY_BYTES = 2**30
@@ -83,12 +78,24 @@ class Kronfluence:
             ValueError: If the factors don't fit on the disk.
         """
         _prepare(self, problem)
+        return self._share(attribute_part, problem, generator)
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Score every training example for itself, with the factors that ``attribute`` left in the workspace.
+
+        Raises:
+            Unsupported: As ``attribute``.
+        """
+        return self._share(self_influence_part, problem, generator)
+
+    def _share(self, function: Callable[..., Tensor], problem: Problem, generator: torch.Generator) -> Tensor:
+        """Let one process do all of a function's work, or several share it."""
         if self.processes == 1:
-            return attribute_part(self, problem, generator)
+            return function(self, problem, generator)
         if not next(iter(problem.train.values())).is_cuda:
             raise Unsupported(f"{self.processes} processes share kronfluence's work on GPUs only: set processes to 1.")
-        with data_parallel(attribute_part, self, problem, processes=self.processes, generator=generator):
-            return attribute_part(self, problem, generator)
+        with data_parallel(function, self, problem, processes=self.processes, generator=generator):
+            return function(self, problem, generator)
 
     def count_tracked(self, problem: Problem) -> int:
         """Count the parameters of the layers that kronfluence tracks."""
@@ -142,18 +149,8 @@ def attribute_part(
     attributor: Kronfluence, problem: Problem, generator: torch.Generator, *, per_token: bool = False
 ) -> Float[Tensor, "query train"] | Float[Tensor, "query train position"]:
     """Do this process's part, and return all scores, whichever process it is."""
-    task = make_task(problem)
-    device = next(iter(problem.train.values())).device
     fit, train, query, accumulated = _batch_sizes(attributor, problem)
-    with isolated_random_state(generator), _heap_passed_over():
-        model = prepare_model(copy_model(problem.models[0]), task)
-        alone = attributor.processes == 1
-        if not alone:
-            model = nn.parallel.DistributedDataParallel(model)
-        options = {"cpu": device.type == "cpu" and alone, "disable_tqdm": False, "output_dir": str(problem.workspace)}
-        analyzer = Analyzer("kronfluence", model, task, **options)
-        # The data lie on the device as tensors: a batch is one indexing, with no collation by example.
-        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda batch: batch, num_workers=0))
+    with make_analyzer(problem, processes=attributor.processes, generator=generator) as analyzer:
         with phase("fit"):
             analyzer.fit_all_factors(
                 factors_name="factors",
@@ -176,6 +173,22 @@ def attribute_part(
         )
         # kronfluence's score is the predicted drop of the query's loss: positive means helpful, as here.
         return analyzer.load_pairwise_scores(scores_name)["all_modules"].float()
+
+
+def self_influence_part(
+    attributor: Kronfluence, problem: Problem, generator: torch.Generator
+) -> Float[Tensor, " train"]:
+    """Do this process's part of the scores of training examples for themselves, and return all of them."""
+    arguments = _score_arguments(attributor, layers=len(tracked_layers(problem)))
+    with make_analyzer(problem, processes=attributor.processes, generator=generator) as analyzer:
+        analyzer.compute_self_scores(
+            scores_name="self_scores",
+            factors_name="factors",
+            train_dataset=ExampleDataset(problem.train),
+            per_device_train_batch_size=_batch_sizes(attributor, problem)[1],
+            score_args=arguments,
+        )
+        return analyzer.load_self_scores("self_scores")["all_modules"].float()
 
 
 def _most_at_once(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int]:
@@ -213,29 +226,3 @@ def _score_arguments(attributor: Kronfluence, *, layers: int) -> ScoreArguments:
     return extreme_reduce_memory_score_arguments(
         damping_factor=attributor.damping, module_partitions=min(SCORE_PARTS, layers)
     )
-
-
-@contextlib.contextmanager
-def _heap_passed_over() -> Iterator[None]:
-    """Let the garbage collector pass over what exists: kronfluence collects at every step, which else takes 0.2 s."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-class ExampleDataset(Dataset):
-    """Examples as a dataset that gives whole batches."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        """Count the examples."""
-        return num_examples(self.examples)
-
-    def __getitems__(self, indices: list[int]) -> Examples:
-        """Return a batch."""
-        device = next(iter(self.examples.values())).device
-        return take(self.examples, torch.tensor(indices, device=device))

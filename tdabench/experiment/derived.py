@@ -1,6 +1,8 @@
 """Components that follow from an experiment: the model at each size, the swept method at each point."""
 
-from tdabench.experiment.components import Component
+import dataclasses
+
+from tdabench.experiment.components import Component, MethodComponent
 from tdabench.experiment.read import Experiment
 
 
@@ -27,7 +29,7 @@ def models_of(experiment: Experiment) -> dict[str, Component]:
     return {**own, **{f"model at the size {name}": model_at(experiment, name) for name in names}}
 
 
-def component_at(experiment: Experiment, point: str) -> Component:
+def component_at(experiment: Experiment, point: str) -> MethodComponent:
     """Return the swept method with the settings of a point.
 
     Raises:
@@ -39,4 +41,4 @@ def component_at(experiment: Experiment, point: str) -> Component:
     if point not in points:
         raise ValueError(f"The sweep of {experiment.name} has no point {point!r}; the first is {next(iter(points))!r}.")
     method = experiment.methods[experiment.sweep.method]
-    return Component(path=method.path, settings={**method.settings, **points[point]})
+    return dataclasses.replace(method, settings={**method.settings, **points[point]})
