@@ -10,7 +10,7 @@ import yaml
 
 from tdabench.drawing.columns import find_column, score
 from tdabench.drawing.files import write_csv, write_figures
-from tdabench.drawing.section import Shown, load_topics
+from tdabench.drawing.section import Shown
 from tdabench.drawing.table import PLACE, Table, declare
 from tdabench.experiment.read import Experiment
 from tdabench.questions.sweep.figures import plot_sweep_lds, plot_sweep_traces
@@ -100,4 +100,4 @@ def describe_choice(experiment: Experiment, size: int, choice: Any, table: pd.Da
     }
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=(SWEEP,))
+SHOWN = Shown(package=__package__, tables=(SWEEP,))
