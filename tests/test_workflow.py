@@ -177,8 +177,8 @@ def test_agreement_properties_growth_and_diagnostics_say_what_is_known_of_these_
     assert growth[-1].items() >= {name: finished.rows("bif")[0][name] for name in ("lds", "low", "high")}.items()
     assert (diagnosed["draws"], diagnosed["train_size"]) == ("5", "120")
     page = html.unescape(finished.read("results/tiny/report.html"))
-    (first, *_), others = diagnosed["warning"].split(". "), page.partition("R-hat is above 1.05")[2]
-    assert first.startswith("R-hat is above 1.05") and others  # grouped with like warnings of other methods
+    assert diagnosed["warning"].startswith("R-hat is above 1.05")
+    assert "R-hat is above 1.05" in page  # grouped with the like warnings of other methods
     assert "BIF (repeat 0, n = 120): ok; warning" not in page
 
 

@@ -22,7 +22,7 @@ class Stage:
 STAGES = {
     "dataset": Stage("stages.truth:dataset", "load and check a dataset, and check every setting of the experiment"),
     "measure": Stage("stages.measure:measure", "measure what jobs cost, on few examples"),
-    "pretrain": Stage("stages.truth:pretrain", "make the weights that every training starts from"),
+    "pretrain": Stage("stages.pretraining:pretrain", "make the weights that every training starts from"),
     "split": Stage("stages.truth:split", "draw attribution set, queries and warm-up set"),
     "train": Stage("stages.truth:train", "train a checkpoint on the attribution set"),
     "retrain": Stage("stages.truth:retrain", "retrain on the subsets of one shard"),
