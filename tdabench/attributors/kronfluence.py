@@ -1,31 +1,29 @@
 """EK-FAC, K-FAC, diagonal Fisher and GradSim through kronfluence (Grosse et al., 2023, arXiv:2308.03296)."""
 
-import contextlib
 import dataclasses
-import gc
 import math
-import tempfile
 import warnings
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
-from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.analyzer import prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
-from kronfluence.task import Task
 from kronfluence.utils.common.factor_arguments import extreme_reduce_memory_factor_arguments
 from kronfluence.utils.common.score_arguments import extreme_reduce_memory_score_arguments
-from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from tdabench.attributors.adapters.kronfluence_analyzer import (
+    ExampleDataset,
+    compare_with_autograd,
+    heap_passed_over,
+    make_analyzer,
+)
 from tdabench.attributors.adapters.kronfluence_factors import gradients_within, require_disk
-from tdabench.attributors.adapters.kronfluence_layers import CHECKED, check_gradients, find_layers, output_embeddings
+from tdabench.attributors.adapters.kronfluence_layers import find_layers, output_embeddings
 from tdabench.attributors.adapters.kronfluence_processes import data_parallel
 from tdabench.attributors.adapters.kronfluence_task import make_task
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
-from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, device_of, num_examples, take
-from tdabench.attributors.running.passes import counted
+from tdabench.attributors.base import Problem, Unsupported, copy_model, num_examples
 from tdabench.attributors.running.run import AttributionWarning
 from tdabench.cost import phase
 from tdabench.examples import is_text
@@ -145,38 +143,7 @@ def _prepare(attributor: Kronfluence, problem: Problem) -> None:
         element_bytes=(torch.bfloat16 if attributor.low_memory else torch.float32).itemsize,
         folder=problem.workspace,
     )
-    _compare_with_autograd(problem, layers.tracked)
-
-
-def _compare_with_autograd(problem: Problem, layers: list[str]) -> None:
-    """Let kronfluence score a few pairs without a Hessian, and compare; nothing of it stays, and no pass is counted."""
-    few = {role: take(getattr(problem, role), slice(CHECKED)) for role in ("query", "train")}
-    task = make_task(problem, layers)
-    problem.workspace.mkdir(parents=True, exist_ok=True)
-    own_stream = torch.Generator().manual_seed(0)  # the method's generator is not moved
-    with (
-        tempfile.TemporaryDirectory(dir=problem.workspace) as folder,
-        isolated_random_state(own_stream),
-        counted(0),
-        _heap_passed_over(),
-    ):
-        model = prepare_model(copy_model(problem.models[0]), task)
-        analyzer = _make_analyzer(problem, model, task, cpu=True, folder=folder, quiet=True)
-        analyzer.fit_all_factors("none", ExampleDataset(few["train"]), factor_args=FactorArguments(strategy="identity"))
-        analyzer.compute_pairwise_scores(
-            "few", "none", ExampleDataset(few["query"]), ExampleDataset(few["train"]), CHECKED,
-            per_device_train_batch_size=CHECKED,
-        )  # fmt: skip
-        scores = analyzer.load_pairwise_scores("few")["all_modules"]
-    check_gradients(scores, problem, layers, **few)
-
-
-def _make_analyzer(problem: Problem, model: nn.Module, task: Task, *, cpu: bool, folder: str, quiet: bool) -> Analyzer:
-    on_cpu = device_of(problem.train).type == "cpu" and cpu
-    analyzer = Analyzer("kronfluence", model, task, cpu=on_cpu, disable_tqdm=quiet, output_dir=folder)
-    # The data lie on the device as tensors: a batch is one indexing, with no collation by example.
-    analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda batch: batch, num_workers=0))
-    return analyzer
+    compare_with_autograd(problem, layers.tracked)
 
 
 def attribute_part(
@@ -186,12 +153,12 @@ def attribute_part(
     layers = find_layers(problem).tracked
     task = make_task(problem, layers)
     fit, train, query, accumulated = _batch_sizes(attributor, problem, layers)
-    with isolated_random_state(generator), _heap_passed_over():
+    with isolated_random_state(generator), heap_passed_over():
         model = prepare_model(copy_model(problem.models[0]), task)
         alone = attributor.processes == 1
         if not alone:
             model = nn.parallel.DistributedDataParallel(model)
-        analyzer = _make_analyzer(problem, model, task, cpu=alone, folder=str(problem.workspace), quiet=False)
+        analyzer = make_analyzer(problem, model, task, cpu=alone, folder=str(problem.workspace), quiet=False)
         with phase("fit"):
             analyzer.fit_all_factors(
                 factors_name="factors",
@@ -251,29 +218,3 @@ def _score_arguments(attributor: Kronfluence, *, layers: int) -> ScoreArguments:
     return extreme_reduce_memory_score_arguments(
         damping_factor=attributor.damping, module_partitions=min(SCORE_PARTS, layers)
     )
-
-
-@contextlib.contextmanager
-def _heap_passed_over() -> Iterator[None]:
-    """Let the garbage collector pass over what exists: kronfluence collects at every step, which else takes 0.2 s."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-class ExampleDataset(Dataset):
-    """Examples as a dataset that gives whole batches."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        """Count the examples."""
-        return num_examples(self.examples)
-
-    def __getitems__(self, indices: list[int]) -> Examples:
-        """Return a batch."""
-        device = next(iter(self.examples.values())).device
-        return take(self.examples, torch.tensor(indices, device=device))

@@ -1,22 +1,18 @@
-"""Which layers of a model kronfluence can track, and whether it computes their gradients as autograd does."""
+"""Which layers of a model kronfluence can track."""
 
 import collections
 import dataclasses
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, take
+from tdabench.attributors.base import Problem, Unsupported, copy_model, take
 from tdabench.attributors.running.passes import counted
 from tdabench.examples import is_text
 
 # What models call the layer that maps features to the vocabulary, where they have no method that gives it.
 OUTPUT_EMBEDDINGS = ("embed_out", "lm_head")
-# Examples whose scores are compared, and the difference that is more than rounding: relative to the largest product of
-# two gradients' lengths.
-CHECKED, TOLERANCE = 3, 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,38 +99,6 @@ def _probe(problem: Problem, names: list[str]) -> tuple[dict[str, int], set[str]
     with counted(0), torch.enable_grad():
         problem.loss(model, take(problem.train, slice(1))).sum().backward()
     return calls, {name for name, layer in layers.items() if layer.weight.grad is not None}
-
-
-def check_gradients(
-    scores: Float[Tensor, "query train"], problem: Problem, layers: list[str], *, query: Examples, train: Examples
-) -> None:
-    """Compare products of gradients, as kronfluence gives them, with those that autograd gives.
-
-    Raises:
-        ValueError: If they differ by more than rounding.
-    """
-    model = copy_model(problem.models[0])
-    parameters = [value for name in layers for value in model.get_submodule(name).parameters() if value.requires_grad]
-    with counted(0), torch.enable_grad():  # the benchmark's check, no cost of the method
-        of_query, of_train = (
-            torch.stack([_differentiate(problem, model, parameters, one) for one in batches(part, 1)])
-            for part in (query, train)
-        )
-    scale = (of_query.norm(dim=1)[:, None] * of_train.norm(dim=1)).max().item()
-    difference = (scores.to(of_query) - of_query @ of_train.T).abs().max().item()
-    if scale > 0 and not difference <= TOLERANCE * scale:
-        raise ValueError(
-            f"kronfluence's products of gradients differ from autograd's by {difference / scale:.2g} of their size: it "
-            f"computes one of the layers {', '.join(layers)} in another way than the model does. Freeze the parameters "
-            "of unusual layers, or use a method that differentiates the whole model."
-        )
-
-
-def _differentiate(
-    problem: Problem, model: nn.Module, parameters: list[nn.Parameter], example: Examples
-) -> Float[Tensor, " parameter"]:
-    parts = torch.autograd.grad(problem.loss(model, example).sum(), parameters, materialize_grads=True)
-    return torch.cat([part.flatten() for part in parts]).float()
 
 
 def output_embeddings(model: nn.Module) -> list[str]:
