@@ -14,8 +14,8 @@ from tdabench.drawing.html import GROUND_TRUTH, HtmlTable, method_cell, number_c
 from tdabench.drawing.section import Part, Results, Shown, Topic, by_size
 from tdabench.drawing.style import Styles, make_panels, method_styles, styled, write_title
 from tdabench.drawing.table import PLACE, declare
+from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.storage.cell import Cell, cells_of
 from tdabench.storage.records import load_record
 

@@ -10,9 +10,8 @@ from tdabench.cost import measure_cost
 from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.derived import models_of
+from tdabench.experiment.derived import models_of, settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench, load_data

@@ -11,9 +11,8 @@ from torch import Tensor
 from tdabench.bank.shards import load_shards
 from tdabench.cost import measure_cost
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.derived import component_at
+from tdabench.experiment.derived import component_at, settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.questions.diagnostics.diagnose import diagnose_traces
 from tdabench.questions.sweep.points import Choice, Judgement, choose_point, judge_points
 from tdabench.runtime.machine import Machine
