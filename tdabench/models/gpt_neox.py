@@ -106,7 +106,7 @@ class Pythia:
             }
         )
 
-    def build(self, inputs: Shaped[Tensor, "example *position"], *, generator: torch.Generator) -> nn.Module:
+    def build(self, inputs: Shaped[Tensor, "example *position"], *, generator: torch.Generator) -> nn.Module:  # noqa: F821 (axes)
         """Build a freshly initialised model, in eval mode.
 
         Args:
