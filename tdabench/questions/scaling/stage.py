@@ -24,8 +24,8 @@ from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_cos
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.attribution import find_method
 from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
+from tdabench.stages.trial import find_method
 from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome

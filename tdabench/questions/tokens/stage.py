@@ -20,7 +20,7 @@ from tdabench.questions.tokens import page
 from tdabench.questions.tokens.page import MethodPassages, Question, render_token_index, render_token_page
 from tdabench.questions.tokens.passages import count_query_tokens, make_passages, make_question
 from tdabench.runtime.machine import Machine
-from tdabench.stages.attribution import Trial
+from tdabench.stages.trial import Trial
 from tdabench.storage.cell import Cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, load_rows, load_tensors, save_tensors, save_text
