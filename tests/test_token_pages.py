@@ -27,6 +27,8 @@ def make_tensors(*, pairs: bool = True, queries: tuple[int, ...] = (41, 7)) -> d
     tensors = {
         "queries": torch.tensor(queries),
         "query_ids": torch.tensor([[0, 1, 2]] * count),
+        "query_counts": torch.tensor([[False, True, True]] * count),
+        "train_counts": torch.arange(5).expand(count, 4, 5) > 0,
         "train": torch.arange(4).repeat(count, 1) + 300,
         "train_ids": torch.tensor([[[0, 3, 2, 1, 4]] * 4] * count),
         "scores": scores.sum((1, 3)),

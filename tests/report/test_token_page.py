@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from made_tokens import CELL, QUERY, TEXTS, make_methods, make_passage, make_question
+from made_tokens import PLACE, QUERY, TEXTS, make_methods, make_passage, make_question
 from parsed import Parsed
 
 from tdabench.questions.tokens.page import (
@@ -24,7 +24,7 @@ from tdabench.questions.tokens.page import (
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_token_page(CELL, make_question(), make_methods(), neighbours=("3.html", None))
+    return render_token_page(*PLACE, make_question(), make_methods(), neighbours=("3.html", None))
 
 
 def scores_of(page: str) -> dict:
@@ -61,7 +61,7 @@ def test_text_of_the_data_is_text_and_nothing_else():
     hostile = Passage(**vars(passage) | {"pieces": (attack, *passage.pieces[1:])})
     method = MethodPassages(label=attack, summary=attack, facts=((attack, attack),), helpful=(hostile,))
 
-    page = render_token_page(CELL, make_question(), [method], neighbours=(None, None))
+    page = render_token_page(*PLACE, make_question(), [method], neighbours=(None, None))
 
     assert page.count("<script") == 2
     assert "<img" not in page
@@ -84,7 +84,7 @@ def test_a_sequence_that_two_methods_name_leads_from_one_to_the_other(page):
 
 def test_the_scores_on_the_page_are_those_of_the_method_to_half_a_step():
     methods = make_methods()
-    packed = scores_of(render_token_page(CELL, make_question(), methods, neighbours=(None, None)))["methods"]
+    packed = scores_of(render_token_page(*PLACE, make_question(), methods, neighbours=(None, None)))["methods"]
 
     for method, written in zip(methods[:2], packed, strict=True):
         for passage, content in zip(method.passages, written["passages"], strict=True):
@@ -116,7 +116,7 @@ def test_a_page_of_sixteen_long_sequences_stays_below_a_megabyte():
     asked = type(question)(index=1, pieces=(" token",) * 50, counted=torch.ones(50, dtype=torch.bool))
     methods = [MethodPassages(label=label, helpful=passages, harmful=passages) for label in ("BIF", "EK-FAC")]
 
-    page = render_token_page(CELL, asked, methods, neighbours=(None, None))
+    page = render_token_page(*PLACE, asked, methods, neighbours=(None, None))
 
     assert len(page.encode()) < 1_000_000
 
@@ -167,10 +167,9 @@ def test_the_index_leads_to_every_query_with_its_first_words_escaped():
     attack = make_question(5)
     hostile = type(attack)(index=5, pieces=("<b>", "x" * 300, "⏎\n"), counted=torch.ones(3, dtype=torch.bool))
 
-    page = render_token_index(CELL, [make_question(), hostile], ["BIF", "EK-FAC"])
+    page = render_token_index(*PLACE, [make_question(), hostile], ["BIF", "EK-FAC"])
 
     assert re.findall(r'<li><a href="(\d+\.html)"', page) == ["17.html", "5.html"]
     assert "Tell me: a cat ran" in text_of(page)
     assert "<b>" not in page
-    assert "x" * 156 + "…" in page
-    assert "x" * 157 not in page
+    assert "<p>…</p>" in page
