@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tdabench.drawing.table import declare
 from tdabench.questions.scaling.laws import (
     Line,
     PowerLaw,
@@ -24,17 +25,22 @@ TIMES = ("seconds", "cpu_seconds")
 AGAINST = ("parameters", "tracked_parameters")
 TOTAL = "total"
 
-FIT_COLUMNS = (
-    "method", "phase", "quantity", "draws", "against", "exponent", "low", "high", "coefficient", "sizes", "held_out",
-    "predicted", "predicted_low", "predicted_high", "measured",
-)  # fmt: skip
-PREDICTION_COLUMNS = (
-    "method", "size", "parameters", "tracked_parameters", "phase", "quantity", "draws", "against", "predicted",
-    "predicted_low", "predicted_high",
-)  # fmt: skip
-BREAK_EVEN_COLUMNS = (
-    "size", "parameters", "method", "other", "draws", "quantity", "predicted", "measured", "low", "high", "verdict",
-)  # fmt: skip
+FITS, PREDICTIONS, BREAK_EVEN = (
+    declare(name, columns, digits="%.10g")
+    for name, columns in (
+        (
+            "scaling_fits",
+            "method phase quantity draws against exponent low high coefficient sizes held_out predicted predicted_low "
+            "predicted_high measured",
+        ),
+        (
+            "scaling_predictions",
+            "method size parameters tracked_parameters phase quantity draws against predicted predicted_low "
+            "predicted_high",
+        ),
+        ("break_even", "size parameters method other draws quantity predicted measured low high verdict"),
+    )
+)
 RUN = ["method", "size", "parameters", "tracked_parameters", "queries", "repeat"]
 
 
@@ -78,7 +84,7 @@ def fit_costs(table: pd.DataFrame, *, queries: int, draws: int | None, confidenc
             largest = rows_of[rows_of[against] == size]
             row |= {"held_out": largest["size"].iloc[0], "measured": largest[place["quantity"]].mean(), **_told(found)}
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
+    return FITS.frame(rows)
 
 
 def predict_costs(
@@ -96,7 +102,7 @@ def predict_costs(
         for size in unseen.to_dict("records")
         if size["method"] == place["method"]
     ]
-    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
+    return PREDICTIONS.frame(rows)
 
 
 def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
@@ -120,7 +126,7 @@ def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
             for quantity in TIMES:
                 found = _break_even(*pair, quantity, is_measured=made is None)
                 rows.append({**place, "quantity": quantity, **found})
-    return pd.DataFrame(rows, columns=list(BREAK_EVEN_COLUMNS))
+    return BREAK_EVEN.frame(rows)
 
 
 def _break_even(fitted: pd.DataFrame, other: pd.DataFrame, quantity: str, *, is_measured: bool) -> dict[str, Any]:
