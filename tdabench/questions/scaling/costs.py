@@ -146,7 +146,7 @@ def _verdict(fitted: Line, other: Line, predicted: float) -> str:
         return "cheaper from the first query on"
     if math.isfinite(predicted):
         return "cheaper from some query on"
-    return "never cheaper for good: a query costs more" if fitted.per_query >= other.per_query else "never cheaper"
+    return "never cheaper for good: a query costs more" if fitted.slope >= other.slope else "never cheaper"
 
 
 def _told(found: Prediction) -> dict[str, float]:
