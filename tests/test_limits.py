@@ -39,15 +39,6 @@ def raise_what(kind: str) -> None:
     raise {"value": ValueError("a wrong value"), "device": OutOfMemory("the GPU is full"), "host": MemoryError()}[kind]
 
 
-class TwoArguments(Exception):
-    def __init__(self, first: str, second: str) -> None:
-        super().__init__(f"{first} and {second}")
-
-
-def raise_what_can_t_be_sent() -> None:
-    raise TwoArguments("this", "that")
-
-
 def die(number: int) -> None:
     os.kill(os.getpid(), number)
 
@@ -87,8 +78,6 @@ def test_a_full_device_is_an_outcome_and_any_other_error_is_raised_here():
     assert run_limited(raise_what, "host", seconds=60.0).status.startswith("out of memory")
     with pytest.raises(ValueError, match="a wrong value"):
         run_limited(raise_what, "value", seconds=60.0)
-    with pytest.raises(RuntimeError, match="TwoArguments: this and that"):
-        run_limited(raise_what_can_t_be_sent, seconds=60.0)
 
 
 def test_a_process_that_the_system_kills_was_out_of_memory_and_one_that_crashes_is_an_error():

@@ -11,6 +11,9 @@ def test_a_plan_tells_jobs_time_memory_and_disk():
 
     assert "made: 13 jobs, 20 min of computing, about 10 min on 2 cores" in text
     assert "most memory of a job: 2.0 GB, so 4.0 GB on 2 cores; disk in the end: 50 MB" in text
+    rows = [line.split() for line in text.splitlines()[5:7]]
+    assert rows[0] == ["train", "250", "10", "2", "min", "20", "min", "2.0", "GB", "0", "kB", "50", "MB"]
+    assert rows[1] == ["others", "split", "3", "4", "s", "12", "s", "?", "?", "0", "kB"]
 
 
 def test_more_cores_than_jobs_take_as_long_as_the_longest_job():
