@@ -7,7 +7,7 @@ from tdabench.questions.tokens.passages import list_settings, make_passages, mak
 
 tokenizers = pytest.importorskip("tokenizers")
 
-RECORD = {"status": "ok", "method": {"settings": {}}}
+RECORD = {"status": "ok", "method": {"settings": {}}, "attributor": {}}
 COUNTED = torch.tensor([False, True, True, False])
 
 
@@ -80,6 +80,7 @@ def test_a_query_is_shown_without_its_padding(tokenizer):
 def test_a_method_is_summarised_by_its_estimate_draws_and_what_was_calibrated():
     asked = {"estimate": "covariance", "step_size": "auto", "burn_in": "auto", "chains": 4, "draws": 500}
     run = asked | {"step_size": 3e-5, "burn_in": 20, "friction": None}
+    assert summarise_method(RECORD, has_pairs=False) == "A training token and the whole query."
     record = {"status": "ok; warning: few draws", "method": {"settings": asked}, "attributor": run}
 
     assert summarise_method(record, has_pairs=True) == (
@@ -93,10 +94,3 @@ def test_a_method_is_summarised_by_its_estimate_draws_and_what_was_calibrated():
         ("draws", "500"),
         ("status", "ok; warning: few draws"),
     ]
-
-
-def test_a_correlation_is_said_to_be_one_and_a_method_without_draws_names_none():
-    correlation = {"status": "ok", "method": {"settings": {"estimate": "correlation"}}}
-
-    assert summarise_method(correlation, has_pairs=True) == "Correlation of token losses."
-    assert summarise_method(RECORD, has_pairs=False) == "A training token and the whole query."

@@ -60,7 +60,7 @@ def _end_of(counted: Bool[Tensor, " position"]) -> int:
 
 def summarise_method(record: Mapping[str, Any], *, has_pairs: bool) -> str:
     """Say in a sentence what a method's scores are, what they were made from, and what was calibrated."""
-    settings, calibrated = _settings_of(record), _calibrated(record)
+    settings, calibrated = record["attributor"], _calibrated(record)
     what = ESTIMATES.get(settings.get("estimate"), "Scores") if has_pairs else "A training token and the whole query"
     drawn = ""
     if {"chains", "draws"} <= set(settings):
@@ -74,20 +74,11 @@ def list_settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     calibrated = _calibrated(record)
     settings = [
         (name, f"{value}{' (calibrated)' if name in calibrated else ''}")
-        for name, value in _settings_of(record).items()
+        for name, value in record["attributor"].items()
         if value is not None
     ]
-    status = record.get("status", "ok")
-    return [*settings, *([("status", status)] if status != "ok" else [])]
-
-
-def _settings_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return record.get("attributor") or _asked(record)
-
-
-def _asked(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return record.get("method", {}).get("settings", {})
+    return settings if record["status"] == "ok" else [*settings, ("status", record["status"])]
 
 
 def _calibrated(record: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in _asked(record).items() if value == "auto"]
+    return [name for name, value in record["method"]["settings"].items() if value == "auto"]
