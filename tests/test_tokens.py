@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tdabench.experiment.read import load_experiment
 from tdabench.experiment.slices import stage_settings
 from tdabench.questions.tokens.stage import choose_top
 from tdabench.storage.cell import Cell
-from tdabench.storage.records import load_record, load_tensors, save_text
+from tdabench.storage.records import load_record, load_tensors, save_tensors, save_text
 
 TEXT = "\n".join(
     f"{name} has a {thing}. The {thing} of {name} is {colour}."
@@ -101,7 +102,7 @@ def test_the_file_has_all_that_a_page_needs_and_its_scores_sum_to_those_of_seque
     assert torch.equal(found["scores"][:, :TOP], scores.sort(descending=True).values[:, :TOP])
     assert torch.equal(found["scores"][:, TOP:], scores.sort().values[:, :TOP])
     record = load_record(CELL.tokens(method))
-    assert record["status"] == "ok"
+    assert record["status"].startswith("ok")
     assert str(CELL.scores(method)) in record["inputs"]
     assert record["cost"]["score"]["seconds"] > 0
     assert not CELL.workspace(f"tokens-{method}").exists()
