@@ -8,7 +8,6 @@ from scipy import stats
 from tdabench.questions.scaling.laws import (
     Line,
     find_break_even,
-    fit_line,
     fit_power_law,
     hold_out_largest,
     predict_break_even,
@@ -77,12 +76,6 @@ def test_the_largest_measured_size_is_predicted_from_the_others_alone():
     assert size == 162e6
     assert predicted == fit_power_law(SIZES[:3], NOISY[:3], confidence=0.95).predict(162e6, 0.95)
     assert predicted.low < predicted.value < predicted.high
-
-
-def test_a_line_through_the_queries_tells_what_is_paid_once():
-    line = fit_line([1, 8, 8, 64], [12.0, 25.0, 27.0, 138.0])
-
-    assert (line.intercept, line.slope) == pytest.approx((10, 2))
 
 
 @pytest.mark.parametrize(

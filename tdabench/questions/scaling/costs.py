@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,9 @@ import pandas as pd
 
 from tdabench.drawing.table import declare
 from tdabench.questions.scaling.laws import (
-    Line,
     PowerLaw,
     Prediction,
     find_break_even,
-    fit_line,
     fit_power_law,
     hold_out_largest,
     predict_break_even,
@@ -132,21 +131,17 @@ def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
 def _break_even(fitted: pd.DataFrame, other: pd.DataFrame, quantity: str, *, is_measured: bool) -> dict[str, Any]:
     means = [part.groupby("queries")[quantity].mean() for part in (fitted, other)]
     shared = sorted(set(means[0].index) & set(means[1].index))
-    lines = [fit_line(part["queries"].tolist(), part[quantity].tolist()) for part in (fitted, other)]
-    predicted = predict_break_even(*lines)
-    row = {"predicted": predicted if math.isfinite(predicted) else math.nan, "verdict": _verdict(*lines, predicted)}
+    predicted = predict_break_even(
+        *(statistics.linear_regression(mean.index.tolist(), mean.tolist()) for mean in means)
+    )
+    verdict = "never cheaper for good: a query costs more"
+    if math.isfinite(predicted):
+        verdict = "cheaper from some query on" if predicted else "cheaper from the first query on"
+    row = {"predicted": predicted if math.isfinite(predicted) else math.nan, "verdict": verdict}
     if not is_measured or not shared:
         return row
     value, low, high = find_break_even(shared, *([float(mean[count]) for count in shared] for mean in means))
     return {**row, "measured": value, "low": low, "high": high if math.isfinite(high) else math.nan}
-
-
-def _verdict(fitted: Line, other: Line, predicted: float) -> str:
-    if predicted == 0:
-        return "cheaper from the first query on"
-    if math.isfinite(predicted):
-        return "cheaper from some query on"
-    return "never cheaper for good: a query costs more" if fitted.slope >= other.slope else "never cheaper"
 
 
 def _told(found: Prediction) -> dict[str, float]:

@@ -105,13 +105,6 @@ def hold_out_largest(
     return None if law is None else (largest, law.predict(largest, confidence))
 
 
-def fit_line(queries: Sequence[int], costs: Sequence[float]) -> Line:
-    """Fit what is paid once (the intercept) and by query (the slope), by least squares, to two numbers of queries."""
-    return statistics.linear_regression(
-        *zip(*_mean_by(list(zip(map(float, queries), costs, strict=True))), strict=True)
-    )
-
-
 def predict_break_even(fitted: Line, other: Line) -> float:
     """Return the number of queries from which ``fitted`` is cheaper than ``other``; 0: always, infinity: never."""
     ahead = other.intercept - fitted.intercept
