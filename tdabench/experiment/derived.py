@@ -58,6 +58,7 @@ def settle_bank(experiment: Experiment, folder: Path, train_size: int) -> BankSe
     """
     if experiment.bank.shards != "auto":
         return experiment.bank
-    planning = importlib.import_module("tdabench.planning.jobs")  # by name: only this asks for what was measured
-    costs = planning.load_costs(folder / planning.COSTS_FILE)
-    return dataclasses.replace(experiment.bank, shards=planning.num_shards(experiment, costs, train_size))
+    # By name: only this asks for what was measured.
+    costs, jobs = (importlib.import_module(f"tdabench.planning.{name}") for name in ("costs", "jobs"))
+    measured = costs.load_costs(folder / costs.COSTS_FILE)
+    return dataclasses.replace(experiment.bank, shards=jobs.num_shards(experiment, measured, train_size))

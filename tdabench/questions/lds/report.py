@@ -7,7 +7,7 @@ import pandas as pd
 from tdabench.drawing.files import write_figures
 from tdabench.drawing.section import Shown, by_size
 from tdabench.experiment.read import Experiment
-from tdabench.questions.lds.agreement_table import plot_agreement
+from tdabench.questions.agreement.figure import plot_agreement
 from tdabench.questions.lds.division import tell_division
 from tdabench.questions.lds.figures import plot_lds, plot_lds_by_repeat, plot_pairs
 from tdabench.questions.lds.frontier import plot_frontier
