@@ -19,6 +19,7 @@ from tdabench.examples import Examples, num_examples
 from tdabench.experiment.components import Component, instantiate
 from tdabench.experiment.read import Experiment
 from tdabench.questions.diagnostics.stage import save_diagnosis
+from tdabench.runtime.blame import innermost_place, lacks_rule, one_line, plug_ins
 from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
@@ -57,7 +58,7 @@ class Trial:
         if not self.calibration or not auto_settings(self.own):
             return self.own
         found = load_json(self.calibration[0])
-        _require_supported(Outcome.of(found["record"]))
+        require_result(Outcome.of(found["record"]))
         return apply_proposal(self.own, found["proposed"])
 
     def run(
@@ -117,9 +118,9 @@ def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine)
     try:
         attributor = trial.settled()
         attribution = _attribute(trial, attributor, chains)
-    except Unsupported as reason:
-        logger.warning("%s is not supported here: %s", method, reason)
-        outcome = Outcome("unsupported", str(reason))
+    except Exception as error:
+        outcome = outcome_of(error, attributor)
+        logger.warning("%s: %s", method, outcome)
     else:
         outcome = Outcome.ok(attribution.warnings)
         for path in trial.calibration:
@@ -138,16 +139,16 @@ def sample(experiment: Experiment, cell: Cell, method: str, chain: int, machine:
         chain: which one, from 0.
     """
     trial = Trial(experiment, cell, method, machine)
-    tensors, cost, outcome = {}, None, Outcome(WHOLE)
-    if isinstance(trial.own, ChainAttributor):
+    tensors, cost, outcome, attributor = {}, None, Outcome(WHOLE), trial.own
+    if isinstance(attributor, ChainAttributor):
         folder = f"{method}-{chain}"  # its own, since other chains may run at the same time
         try:
             attributor = trial.settled()
             with trial.lent_problem(query_of(trial.bench), folder=folder) as problem:
                 tensors, cost = run_chain(attributor, problem, chain, generator=trial.generator())
             outcome = Outcome()
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, attributor)
     path = cell.chains(method, chain + 1)[chain]
     save_tensors(path, tensors, trial.record(cost, outcome, chain=chain))
 
@@ -168,14 +169,14 @@ def vary(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> N
     trial = Trial(experiment, cell, method, machine)
     variance, base = experiment.variance, ("vary", cell.repeat, cell.train_size, method)
     folder = f"vary-{method}"  # its own, since `attribute` may run at the same time
-    scores, costs, outcome = {}, {}, Outcome()
+    scores, costs, outcome, attributor = {}, {}, Outcome(), trial.own
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
             attributor, stream = trial.settled(), (*base, first, run)
             attribution = trial.run(attributor, trial.bench.query, folder=folder, stream=stream, first=first)
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, attributor)
             break
         scores[f"scores-{first}-{run}"] = attribution.scores
         costs[f"{first}-{run}"] = attribution.cost.phases
@@ -218,8 +219,8 @@ def calibrate(
                 problem = trial.problem(query_of(trial.bench), workspace=Path(folder))
                 report, cost = run_calibration(attributor, problem, generator=trial.generator())
             outcome = Outcome()
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, attributor)
     elif not write:
         raise ValueError(f"{method} ({trial.component.path}) has no calibration: it has no method calibrate.")
     if not write:
@@ -253,11 +254,36 @@ def try_method(trial: Trial, attributor: Any, problem: Problem, generator: torch
     """Run a method that may have no result: None then, and why."""
     try:
         attribution = run_attributor(attributor, problem, generator=generator)
-    except Unsupported as reason:
-        return None, Outcome("unsupported", str(reason))
     except Diverged as reason:
         return None, Outcome("diverged", str(reason))
+    except Exception as error:
+        return None, outcome_of(error, attributor)
     return attribution, Outcome.ok(attribution.warnings)
+
+
+class NoResult(Unsupported):
+    """An earlier job of the method had no result, and why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+def outcome_of(error: Exception, attributor: Any) -> Outcome:
+    """Return why a method has no result: it says so, an operator has no rule, or a model can't be copied.
+
+    Raises:
+        Exception: The error, if it is another: a bug is no result, and ends its job.
+    """
+    if isinstance(error, NoResult):
+        return error.outcome
+    if isinstance(error, Unsupported):
+        return Outcome("unsupported", str(error))
+    if not lacks_rule(error):
+        raise error
+    kind = type(attributor)
+    place = innermost_place(error, plug_ins([kind.__module__]))
+    return Outcome("failed", f"{kind.__name__}: {one_line(error)} ({place})")
 
 
 def make_workspace(cell: Cell, name: str) -> Path:
@@ -274,7 +300,7 @@ def _attribute(trial: Trial, attributor: Any, chains: list[Path]) -> Attribution
     records = [load_record(path) for path in chains]
     outcomes = [Outcome.of(record) for record in records]
     for outcome in outcomes:
-        _require_supported(outcome)
+        require_result(outcome)
     query = query_of(trial.bench)
     if not records or any(outcome.kind == WHOLE for outcome in outcomes):
         return trial.run(attributor, query, folder=trial.method, stream=trial.stream)
@@ -293,9 +319,14 @@ def _tensors(bench: Bench, attribution: Attribution) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _require_supported(outcome: Outcome) -> None:
-    if outcome.kind == "unsupported":
-        raise Unsupported(outcome.reason)
+def require_result(outcome: Outcome) -> None:
+    """Refuse to go on from a job without a result.
+
+    Raises:
+        NoResult: If it has none.
+    """
+    if outcome.kind in ("unsupported", "failed"):
+        raise NoResult(outcome)
 
 
 def _require_files(paths: list[Path]) -> None:

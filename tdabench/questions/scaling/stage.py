@@ -24,7 +24,7 @@ from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_cos
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.attribution import find_method
+from tdabench.stages.attribution import find_method, outcome_of
 from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
 from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
@@ -145,7 +145,7 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
     Raises:
         OutOfMemory: If the device has too little.
     """
-    from tdabench.attributors.base import Diverged, OutOfDisk, Problem, Unsupported
+    from tdabench.attributors.base import Diverged, OutOfDisk, Problem
     from tdabench.attributors.running.run import run_attributor
     from tdabench.training.losses import losses_of
 
@@ -169,12 +169,12 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
         try:
             generator = make_generator(experiment.seed, *_stream(method), repeat)
             attribution = run_attributor(attributor, problem, generator=generator)
-        except Unsupported as reason:
-            return {"status": f"unsupported: {reason}"}
         except Diverged as reason:
             return {"status": f"diverged: {reason}"}
         except OutOfDisk as reason:
             return {"status": f"out of disk: {reason}"}
+        except Exception as error:
+            return {"status": str(outcome_of(error, attributor))}
     phases = {name: dataclasses.asdict(part) for name, part in attribution.cost.phases.items()}
     return {
         "status": str(Outcome.ok(attribution.warnings)),
