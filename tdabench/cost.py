@@ -88,7 +88,15 @@ def measure_cost(
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Count the body as a phase of the surrounding ``measure_cost``; without one, do nothing."""
+    """Count the body as a phase of the surrounding ``measure_cost``; without one, do nothing.
+
+    Example:
+        >>> with measure_cost() as cost:
+        ...     with phase("fit"):
+        ...         total = sum(range(1000))
+        >>> "fit" in cost.phases
+        True
+    """
     meter = _CURRENT.get()
     if meter is None:
         yield

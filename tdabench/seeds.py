@@ -23,7 +23,14 @@ def stream_seed(seed: int, *stream: str | int) -> int:
 
 
 def make_generator(seed: int, *stream: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make the generator of a named stream on a device."""
+    """Make the generator of a named stream on a device.
+
+    Example:
+        >>> first, again, other = (make_generator(0, "bif", "chain", chain) for chain in (0, 0, 1))
+        >>> draws = [torch.rand((), generator=generator).item() for generator in (first, again, other)]
+        >>> draws[0] == draws[1], draws[0] == draws[2]
+        (True, False)
+    """
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *stream))
 
 

@@ -36,6 +36,10 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
         TypeError: If it has no ``attribute`` method, or that returns no floating-point tensor.
         ValueError: If a point of the contract is broken.
         Unsupported: If the method can't run on such a problem.
+
+    Example:
+        >>> from tdabench.attributors.baselines import Random
+        >>> check_attributor(Random(), informative=False)
     """
     name = type(attributor).__name__
     if not isinstance(attributor, Attributor):

@@ -102,7 +102,7 @@ import signal
 from pathlib import Path
 
 from tdabench.attributors.bif import BIF
-from tdabench.attributors.sampling.chains import chain_generator
+from tdabench.attributors.base import chain_generator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ TABLES = {
     "properties": ("experiment,method,property,holds,measured,how,title", 6 * 6),
     "growth": (
         f"{REPEAT},method,chains,draws,passes,cpu_seconds,lds,low,high,standard_error,queries,nan_queries",
-        2 * 2 * 2,
+        2 * 2,
     ),
 }
 
@@ -178,7 +178,8 @@ def test_agreement_properties_growth_and_diagnostics_say_what_is_known_of_these_
     assert growth[-1].items() >= {name: finished.rows("bif")[0][name] for name in ("lds", "low", "high")}.items()
     assert (diagnosed["draws"], diagnosed["train_size"]) == ("5", "120")
     page = html.unescape(finished.read("results/tiny/report.html"))
-    assert f"BIF (repeat 0, n = 120): {diagnosed['warning']}" in page
+    assert diagnosed["warning"].startswith("R-hat is above 1.05")
+    assert "R-hat is above 1.05" in page  # grouped with the like warnings of other methods
     assert "BIF (repeat 0, n = 120): ok; warning" not in page
 
 
@@ -193,7 +194,9 @@ def test_a_run_prints_the_table_and_writes_figures_a_page_and_the_tables_for_a_p
     assert all(text in markdown for text in ("LDS, n = 120", *(f"| {method}" for method in RICH_METHODS)))
     kinds = ((".png", b"\x89PNG"), (".pdf", b"%PDF"))
     assert starts == {f"{name}{end}": start for name in FIGURES for end, start in kinds}
-    assert page.count("data:image/png;base64,") == len(FIGURES) + 1
+    assert page.count("data:image/png;base64,") == len(
+        FIGURES
+    )  # one repeat has no figure by repeat, but the images have
     assert all(label in page for label in ("GradSim", "random", "BIF", "Query 1: label 0"))
     assert len(page) < 3_000_000
     tables = {path.name for path in (place.results / "tables").iterdir()}
@@ -495,9 +498,9 @@ def test_absent_data_without_a_network_names_the_folder_the_download_and_the_way
         monkeypatch.delenv(name, raising=False)
     experiment = tmp_path / "cifar.yaml"
     experiment.write_text(EXPERIMENT.replace("digits:Digits", "cifar10:CIFAR10").replace(*PLAIN))
-    output = tmp_path / "dataset.safetensors"
+    monkeypatch.chdir(tmp_path)
 
-    status = cli.main(["dataset", str(experiment), "--data", str(tmp_path / "empty"), "--output", str(output)])
+    status = cli.main(["dataset", str(experiment), "--data", str(tmp_path / "empty")])
 
     error = capsys.readouterr().err
     assert status == 1
@@ -505,4 +508,4 @@ def test_absent_data_without_a_network_names_the_folder_the_download_and_the_way
     assert "downloading it from https://www.cs.toronto.edu/" in error
     assert "--data or TDABENCH_DATA" in error
     assert "lds_digits needs no download" in error
-    assert not output.exists()
+    assert not Path("results").exists()

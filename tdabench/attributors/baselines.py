@@ -33,7 +33,8 @@ class QueryIndependent:
     r"""Each training example's mean GradSim score over the queries, :math:`\langle g_i, \bar g \rangle`.
 
     The same for every query: what a method gains from knowing which examples are good in general. One gradient and one
-    forward-mode pass, over every trained parameter.
+    forward-mode pass, over every trained parameter; where an operator of the model has no forward-mode rule (attention
+    of torch, recurrent layers), a gradient an example.
 
     Attributes:
         batch_size: Examples a pass, which changes speed and memory only; null: 250 images, or as many rows as have
@@ -54,11 +55,12 @@ class QueryIndependent:
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for name, parameter in parameters.items()
         }
-        with torch.no_grad():
-            scores = [
-                self._differentiate(model, problem, parameters, direction, batch)
-                for batch in self._batches(problem.train, "train derivatives")
-            ]
+        scores = []
+        for batch in self._batches(problem.train, "train derivatives"):
+            try:
+                scores.append(self._differentiate(model, problem, parameters, direction, batch))
+            except NotImplementedError:
+                scores.append(self._differentiate_each(model, problem, parameters, direction, batch))
         return torch.cat(scores).expand(num_query, -1).clone()
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
@@ -80,8 +82,19 @@ class QueryIndependent:
             return problem.loss(_Functional(model, moved), batch)
 
         values = {name: parameter.detach() for name, parameter in parameters.items()}
-        with counted(2 * FORWARD * num_examples(batch)):  # the derivative passes forward beside the value
+        # The derivative passes forward beside the value.
+        with torch.no_grad(), counted(2 * FORWARD * num_examples(batch)):
             return torch.func.jvp(losses, (values,), (direction,))[1]
+
+    def _differentiate_each(
+        self, model: nn.Module, problem: Problem, parameters: dict, direction: dict, batch: dict
+    ) -> Float[Tensor, " train"]:
+        found = []
+        for example in batches(batch, 1):
+            loss = problem.loss(model, example).sum()
+            parts = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)
+            found.append(sum((part * along).sum() for part, along in zip(parts, direction.values(), strict=True)))
+        return torch.stack(found)
 
 
 class _Functional(nn.Module):

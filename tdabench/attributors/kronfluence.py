@@ -1,27 +1,29 @@
 """EK-FAC, K-FAC, diagonal Fisher and GradSim through kronfluence (Grosse et al., 2023, arXiv:2308.03296)."""
 
-import contextlib
 import dataclasses
-import gc
 import math
 import warnings
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
-from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.analyzer import prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.utils.common.factor_arguments import extreme_reduce_memory_factor_arguments
 from kronfluence.utils.common.score_arguments import extreme_reduce_memory_score_arguments
-from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from tdabench.attributors.adapters.kronfluence_analyzer import (
+    ExampleDataset,
+    compare_with_autograd,
+    heap_passed_over,
+    make_analyzer,
+)
 from tdabench.attributors.adapters.kronfluence_factors import gradients_within, require_disk
+from tdabench.attributors.adapters.kronfluence_layers import find_layers, output_embeddings
 from tdabench.attributors.adapters.kronfluence_processes import data_parallel
-from tdabench.attributors.adapters.kronfluence_task import make_task, output_embeddings, tracked_layers
+from tdabench.attributors.adapters.kronfluence_task import make_task
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
-from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, num_examples, take
+from tdabench.attributors.base import Problem, Unsupported, copy_model, num_examples
 from tdabench.attributors.running.run import AttributionWarning
 from tdabench.cost import phase
 from tdabench.examples import is_text
@@ -38,7 +40,10 @@ class Kronfluence:
     r"""Influence with a factored Gauss-Newton Hessian: :math:`g_j^T (H + \lambda I)^{-1} g_i`, by kronfluence.
 
     kronfluence tracks exact ``nn.Linear`` and ``nn.Conv2d`` layers only; other parameters are left out, and so are
-    layers whose weight is frozen. Its labels of the Fisher are sampled from the model; the sampling is seeded.
+    layers whose weight is frozen. Layers that it would compute wrongly (grouped convolutions, shared parameters,
+    modules that a pass calls several times or never) are left out too, and a warning names them. Before every run a few
+    products of gradients are compared with autograd's. Its labels of the Fisher are sampled from the model; the
+    sampling is seeded.
 
     Of language models the output embedding (``embed_out`` of GPT-NeoX, ``lm_head`` of others) is left out as well: its
     factor would have the square of the vocabulary's size. A warning says so. The Fisher's labels are sampled where a
@@ -93,7 +98,7 @@ class Kronfluence:
     def count_tracked(self, problem: Problem) -> int:
         """Count the parameters of the layers that kronfluence tracks."""
         model = problem.models[0]
-        layers = [model.get_submodule(name) for name in tracked_layers(problem)]
+        layers = [model.get_submodule(name) for name in find_layers(problem).tracked]
         return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
     def attribute_train_tokens(
@@ -118,42 +123,42 @@ class Kronfluence:
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
         """Return the most examples at once; of queries, those whose gradients are held."""
-        fit, train, held = _most_at_once(self, problem)
+        fit, train, held = _most_at_once(self, problem, find_layers(problem).tracked)
         return {"reference": 0 if self.strategy == "identity" else fit, "train": train, "query": held}
 
 
 def _prepare(attributor: Kronfluence, problem: Problem) -> None:
     """Check what can be checked before the fit, and say what is left out."""
-    layers = tracked_layers(problem)
+    layers = find_layers(problem)
+    if layers.left_out:
+        warnings.warn(AttributionWarning(layers.describe(problem.models[0])), stacklevel=3)
     left_out = output_embeddings(problem.models[0]) if is_text(problem.train) else []
     if left_out:
         message = f"the output embedding ({', '.join(left_out)}) is left out of the layers"
         warnings.warn(AttributionWarning(message), stacklevel=3)
     require_disk(
         problem.models[0],
-        layers,
+        layers.tracked,
         strategy=attributor.strategy,
         element_bytes=(torch.bfloat16 if attributor.low_memory else torch.float32).itemsize,
         folder=problem.workspace,
     )
+    compare_with_autograd(problem, layers.tracked)
 
 
 def attribute_part(
     attributor: Kronfluence, problem: Problem, generator: torch.Generator, *, per_token: bool = False
 ) -> Float[Tensor, "query train"] | Float[Tensor, "query train position"]:
     """Do this process's part, and return all scores, whichever process it is."""
-    task = make_task(problem)
-    device = next(iter(problem.train.values())).device
-    fit, train, query, accumulated = _batch_sizes(attributor, problem)
-    with isolated_random_state(generator), _heap_passed_over():
+    layers = find_layers(problem).tracked
+    task = make_task(problem, layers)
+    fit, train, query, accumulated = _batch_sizes(attributor, problem, layers)
+    with isolated_random_state(generator), heap_passed_over():
         model = prepare_model(copy_model(problem.models[0]), task)
         alone = attributor.processes == 1
         if not alone:
             model = nn.parallel.DistributedDataParallel(model)
-        options = {"cpu": device.type == "cpu" and alone, "disable_tqdm": False, "output_dir": str(problem.workspace)}
-        analyzer = Analyzer("kronfluence", model, task, **options)
-        # The data lie on the device as tensors: a batch is one indexing, with no collation by example.
-        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda batch: batch, num_workers=0))
+        analyzer = make_analyzer(problem, model, task, cpu=alone, folder=str(problem.workspace), quiet=False)
         with phase("fit"):
             analyzer.fit_all_factors(
                 factors_name="factors",
@@ -162,7 +167,7 @@ def attribute_part(
                 factor_args=_factor_arguments(attributor),
             )
         scores_name = "token_scores" if per_token else "scores"
-        arguments = _score_arguments(attributor, layers=len(tracked_layers(problem)))
+        arguments = _score_arguments(attributor, layers=len(layers))
         arguments.query_gradient_accumulation_steps = accumulated
         arguments.compute_per_token_scores = per_token
         analyzer.compute_pairwise_scores(
@@ -178,23 +183,23 @@ def attribute_part(
         return analyzer.load_pairwise_scores(scores_name)["all_modules"].float()
 
 
-def _most_at_once(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int]:
+def _most_at_once(attributor: Kronfluence, problem: Problem, layers: list[str]) -> tuple[int, int, int]:
     """Return the most examples of a batch when fitting, of training examples, and of queries that are held at once."""
     usual, held = 250, 1000
     if is_text(problem.train):
         model = problem.models[0]
         usual = max(1, min(usual, BATCH_TOKENS // problem.train["input_ids"].shape[1]))
-        held = gradients_within(model, tracked_layers(problem), memory_bytes=QUERY_BYTES)
+        held = gradients_within(model, layers, memory_bytes=QUERY_BYTES)
     return attributor.fit_batch_size or usual, attributor.train_batch_size or usual, attributor.query_batch_size or held
 
 
-def _batch_sizes(attributor: Kronfluence, problem: Problem) -> tuple[int, int, int, int]:
+def _batch_sizes(attributor: Kronfluence, problem: Problem, layers: list[str]) -> tuple[int, int, int, int]:
     """Return the batch sizes for fitting, training examples and queries, and how many queries share one pass.
 
     A batch of queries is no larger than one of training examples where those are rows of tokens: their gradients may
     be few numbers, but their logits are many.
     """
-    fit, train, held = _most_at_once(attributor, problem)
+    fit, train, held = _most_at_once(attributor, problem, layers)
     fit = min(fit, num_examples(problem.reference))
     train = min(train, num_examples(problem.train))
     held = min(held, num_examples(problem.query))
@@ -213,29 +218,3 @@ def _score_arguments(attributor: Kronfluence, *, layers: int) -> ScoreArguments:
     return extreme_reduce_memory_score_arguments(
         damping_factor=attributor.damping, module_partitions=min(SCORE_PARTS, layers)
     )
-
-
-@contextlib.contextmanager
-def _heap_passed_over() -> Iterator[None]:
-    """Let the garbage collector pass over what exists: kronfluence collects at every step, which else takes 0.2 s."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-class ExampleDataset(Dataset):
-    """Examples as a dataset that gives whole batches."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        """Count the examples."""
-        return num_examples(self.examples)
-
-    def __getitems__(self, indices: list[int]) -> Examples:
-        """Return a batch."""
-        device = next(iter(self.examples.values())).device
-        return take(self.examples, torch.tensor(indices, device=device))

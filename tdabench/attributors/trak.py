@@ -12,7 +12,7 @@ from trak import TRAKer
 from trak.gradient_computers import AbstractGradientComputer, FunctionalGradientComputer
 from trak.modelout_functions import AbstractModelOutput
 
-from tdabench.attributors.adapters.kronfluence_task import output_embeddings
+from tdabench.attributors.adapters.kronfluence_layers import output_embeddings
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
 from tdabench.attributors.adapters.traker_margins import RowOutput, compute_in_chunks
 from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, device_of, num_examples

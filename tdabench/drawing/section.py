@@ -99,7 +99,7 @@ class Shown:
     """What a question shows.
 
     Attributes:
-        topics: Its sections.
+        package: Where its ``page.yaml`` is, which declares its sections.
         tables: What it declares of their columns.
         lead: The sentences with which the page begins.
         parts: By section, how its tables are made where that is not as of any table.
@@ -108,18 +108,20 @@ class Shown:
             and figures; else a stage of its own does.
     """
 
-    topics: tuple[Topic, ...] = ()
+    package: str = ""
     tables: tuple[Table, ...] = ()
     lead: Callable[[Results], list[str]] = lambda results: []
     parts: Mapping[str, MakeParts] = dataclasses.field(default_factory=dict)
     links: Callable[[Any], Mapping[str, str]] = lambda experiment: {}
     write: Callable[[Any, Path, pd.DataFrame], str] | None = None
 
-
-def load_topics(package: str) -> tuple[Topic, ...]:
-    """Read the sections that stand in a package's ``page.yaml``."""
-    text = importlib.resources.files(package).joinpath("page.yaml").read_text(encoding="utf-8")
-    return tuple(Topic(name=name, **content) for name, content in yaml.safe_load(text).items())
+    @functools.cached_property
+    def topics(self) -> tuple[Topic, ...]:
+        """Its sections, as ``page.yaml`` declares them."""
+        if not self.package:
+            return ()
+        text = importlib.resources.files(self.package).joinpath("page.yaml").read_text(encoding="utf-8")
+        return tuple(Topic(name=name, **content) for name, content in yaml.safe_load(text).items())
 
 
 def by_size(make: Callable[[Results, int, str], HtmlTable], *, folded: bool = False) -> MakeParts:

@@ -1,7 +1,12 @@
 """Components that follow from an experiment: the model at each size, the swept method at each point."""
 
+import dataclasses
+import importlib
+from pathlib import Path
+
 from tdabench.experiment.components import Component
 from tdabench.experiment.read import Experiment
+from tdabench.experiment.sections import BankSettings
 
 
 def model_at(experiment: Experiment, size: str) -> Component:
@@ -40,3 +45,20 @@ def component_at(experiment: Experiment, point: str) -> Component:
         raise ValueError(f"The sweep of {experiment.name} has no point {point!r}; the first is {next(iter(points))!r}.")
     method = experiment.methods[experiment.sweep.method]
     return Component(path=method.path, settings={**method.settings, **points[point]})
+
+
+def settle_bank(experiment: Experiment, folder: Path, train_size: int) -> BankSettings:
+    """Return the bank's settings with a number of shards, where they say auto.
+
+    Args:
+        folder: The experiment's folder of results.
+
+    Raises:
+        ValueError: If it says auto and training was not measured.
+    """
+    if experiment.bank.shards != "auto":
+        return experiment.bank
+    # By name: only this asks for what was measured.
+    costs, jobs = (importlib.import_module(f"tdabench.planning.{name}") for name in ("costs", "jobs"))
+    measured = costs.load_costs(folder / costs.COSTS_FILE)
+    return dataclasses.replace(experiment.bank, shards=jobs.num_shards(experiment, measured, train_size))

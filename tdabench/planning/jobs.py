@@ -3,14 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdabench.planning.costs import COSTS_FILE, Costs, Size, load_costs
+from tdabench.planning.costs import Costs, Size
 
 if TYPE_CHECKING:
     from tdabench.experiment.read import Experiment
-    from tdabench.experiment.sections import BankSettings
 
 # A shard of retrains takes so many seconds where `bank.shards` says auto: long beside its start, short beside an hour.
 SHARD_SECONDS = 600.0
@@ -63,19 +61,6 @@ def num_shards(experiment: "Experiment", costs: Costs | None, train_size: int) -
         )
     subsets = min(max(int(SHARD_SECONDS / (model * bank.retrains)), 1), bank.subsets)
     return math.ceil(bank.subsets / subsets)
-
-
-def settle_bank(experiment: "Experiment", folder: Path, train_size: int) -> "BankSettings":
-    """Return the bank's settings with a number of shards, where they say auto.
-
-    Args:
-        folder: The experiment's folder of results.
-
-    Raises:
-        ValueError: If it says auto and training was not measured.
-    """
-    costs = load_costs(folder / COSTS_FILE) if experiment.bank.shards == "auto" else None
-    return dataclasses.replace(experiment.bank, shards=num_shards(experiment, costs, train_size))
 
 
 def model_seconds(experiment: "Experiment", costs: Costs | None, train_size: int) -> float | None:

@@ -5,8 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.slices import stage_settings
-from tdabench.planning.jobs import settle_bank
 
 if TYPE_CHECKING:
     from tdabench.experiment.read import Experiment

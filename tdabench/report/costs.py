@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from tdabench.drawing.columns import Column, find_column
 from tdabench.drawing.files import write_figures
 from tdabench.drawing.html import GROUND_TRUTH, HtmlTable, method_cell, number_cell, text_cell
-from tdabench.drawing.section import Part, Results, Shown, Topic, by_size, load_topics
+from tdabench.drawing.section import Part, Results, Shown, Topic, by_size
 from tdabench.drawing.style import Styles, make_panels, method_styles, styled, write_title
 from tdabench.drawing.table import PLACE, declare
+from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.storage.cell import Cell, cells_of
 from tdabench.storage.records import load_record
 
@@ -187,4 +187,4 @@ def _descending(score: float | None) -> float:
     return -score if score is not None and pd.notna(score) else float("inf")
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=(COST,), parts={"cost": _show})
+SHOWN = Shown(package=__package__, tables=(COST,), parts={"cost": _show})

@@ -7,13 +7,13 @@ from tdabench.experiment.read import Experiment
 from tdabench.questions import ALWAYS, load_shown
 from tdabench.report.costs import ground_truth_files, write_costs
 from tdabench.report.page import load_material, render_page
-from tdabench.storage.cell import cells_of
+from tdabench.storage.cell import cells_of, root_of
 from tdabench.storage.records import load_record, make_record, save_json, save_text
 
 
 def report(experiment: Experiment) -> None:
     """Make the tables, figures and page, and print the tables."""
-    sys.stdout.write(write_report(experiment, Path("results") / experiment.name))
+    sys.stdout.write(write_report(experiment, root_of(experiment)))
 
 
 def write_report(experiment: Experiment, folder: Path) -> str:

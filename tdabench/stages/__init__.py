@@ -22,11 +22,11 @@ class Stage:
 STAGES = {
     "dataset": Stage("stages.truth:dataset", "load and check a dataset, and check every setting of the experiment"),
     "measure": Stage("stages.measure:measure", "measure what jobs cost, on few examples"),
-    "pretrain": Stage("stages.truth:pretrain", "make the weights that every training starts from"),
+    "pretrain": Stage("stages.pretraining:pretrain", "make the weights that every training starts from"),
     "split": Stage("stages.truth:split", "draw attribution set, queries and warm-up set"),
     "train": Stage("stages.truth:train", "train a checkpoint on the attribution set"),
     "retrain": Stage("stages.truth:retrain", "retrain on the subsets of one shard"),
-    "calibrate": Stage("stages.attribution:calibrate", "find a sampler's step size, steps between draws and burn-in"),
+    "calibrate": Stage("stages.calibration:calibrate", "find a sampler's step size, steps between draws and burn-in"),
     "sample": Stage("stages.attribution:sample", "sample one chain of a method"),
     "attribute": Stage("stages.attribution:attribute", "score with one method, and say how well it drew"),
     "vary": Stage("stages.attribution:vary", "score once more: other checkpoints, other random numbers"),

@@ -1,33 +1,30 @@
 """The stages that run a method: calibrate it, sample a chain of it, score with it."""
 
 import contextlib
-import dataclasses
+import importlib
 import itertools
 import logging
 import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tdabench.attributors.base import Calibrated, ChainAttributor, Diverged, Problem, Unsupported
-from tdabench.attributors.running.run import Attribution, run_attributor, run_calibration, run_chain, score_chains
+from tdabench.attributors.base import ChainAttributor, Diverged, Problem, Unsupported
+from tdabench.attributors.running.run import Attribution, run_attributor, run_chain, score_chains
 from tdabench.examples import Examples, num_examples
 from tdabench.experiment.components import Component, instantiate
 from tdabench.experiment.read import Experiment
-from tdabench.questions.diagnostics.stage import save_diagnosis
 from tdabench.runtime.blame import innermost_place, lacks_rule, one_line, plug_ins
 from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
-from tdabench.storage.cell import Cell, find_cell
+from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome
-from tdabench.storage.records import load_json, load_record, load_tensors, save_json, save_tensors
+from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
 from tdabench.training.losses import losses_of
 
 logger = logging.getLogger(__name__)
@@ -128,7 +125,8 @@ def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine)
     cost = attribution and attribution.cost
     tensors = {} if attribution is None else _tensors(trial.bench, attribution)
     save_tensors(cell.scores(method), tensors, trial.record(cost, outcome, *chains, attributor=attributor))
-    save_diagnosis(cell, method)
+    # By name: of the draws another question is asked.
+    importlib.import_module("tdabench.questions.diagnostics.stage").save_diagnosis(cell, method)
 
 
 def sample(experiment: Experiment, cell: Cell, method: str, chain: int, machine: Machine) -> None:
@@ -182,56 +180,6 @@ def vary(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> N
         costs[f"{first}-{run}"] = attribution.cost.phases
     record = trial.record(None, outcome, stream=base, variance=variance, costs=costs)
     save_tensors(cell.variations(method), scores, record)
-
-
-def calibrate(
-    experiment: Experiment,
-    method: str,
-    machine: Machine,
-    repeat: int = 0,
-    train_size: int | None = None,
-    write: bool = False,
-) -> None:
-    """Find a method's settings that say ``auto``; or print what all that may say so could be, for a person.
-
-    Of the queries only the number counts.
-
-    Args:
-        method: its key in the experiment file.
-        repeat: which repetition (default: 0).
-        train_size: size of the attribution set (default: the first).
-        write: write the settings that say auto where the workflow reads them, instead of printing all.
-    """
-    from tdabench.attributors.calibration.auto import leave_to_calibration
-    from tdabench.attributors.calibration.text import describe_calibration
-
-    size = experiment.data.train_sizes[0] if train_size is None else train_size
-    cell = find_cell(experiment, repeat, size)
-    find_method(experiment, method)
-    _require_files([cell.dataset, cell.split, *cell.checkpoints(experiment.checkpoints)])
-    trial = Trial(experiment, cell, method, machine)
-    trial.calibration = []  # it is what is made here
-    attributor, report, cost, outcome = trial.own, {"proposed": {}}, None, Outcome("nothing to calibrate")
-    if isinstance(attributor, Calibrated):
-        attributor = attributor if write else leave_to_calibration(attributor)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                problem = trial.problem(query_of(trial.bench), workspace=Path(folder))
-                report, cost = run_calibration(attributor, problem, generator=trial.generator())
-            outcome = Outcome()
-        except Exception as error:
-            outcome = outcome_of(error, attributor)
-    elif not write:
-        raise ValueError(f"{method} ({trial.component.path}) has no calibration: it has no method calibrate.")
-    if not write:
-        settings = {field.name: getattr(trial.own, field.name) for field in dataclasses.fields(trial.own)}
-        where = f"{method} of {experiment.name}, repeat {repeat}, {size:,} examples"
-        sys.stdout.write(f"{where}\n\n{describe_calibration(report, settings)}")
-        return
-    for sentence in report.get("warnings", ()):
-        logger.warning("%s: %s", method, sentence)
-    record = trial.record(cost, outcome, attributor=attributor)
-    save_json(cell.calibration(method), {"method": method, **report}, record)
 
 
 def find_method(experiment: Experiment, method: str) -> Component:
@@ -327,11 +275,3 @@ def require_result(outcome: Outcome) -> None:
     """
     if outcome.kind in ("unsupported", "failed"):
         raise NoResult(outcome)
-
-
-def _require_files(paths: list[Path]) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"There is no {missing[0]}: `snakemake {' '.join(map(str, missing))}` makes what is missing."
-        )

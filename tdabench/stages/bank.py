@@ -159,8 +159,8 @@ def _read_foreign(form: str, sources: list[Path], tuning_queries: int, **names: 
 
 def _restore(made: Bank, into: Path, file: Path | None, **inputs: Path) -> None:
     from tdabench.bank.restore import restore_shards
+    from tdabench.experiment.derived import settle_bank
     from tdabench.experiment.read import load_experiment
-    from tdabench.planning.jobs import settle_bank
 
     if file is None:
         raise ValueError("--into needs --experiment FILE: its settings are compared with the bank's.")

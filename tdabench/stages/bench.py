@@ -1,6 +1,7 @@
 """What the stages with a model load: data, split, and how a model is made."""
 
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from tdabench.data.base import Data
 from tdabench.data.restore import restore_data
-from tdabench.data.text.rows import TextData
 from tdabench.examples import Examples, inputs_of
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import Experiment
@@ -143,14 +143,13 @@ class ModelFactory:
 
     def load(self, path: Path, examples: Examples) -> nn.Module:
         """Load a model that was trained, from its file."""
-        from tdabench.models.causal_lm import rebuild
         from tdabench.models.states import write_state
 
         config = None if self.pretrained is None else load_record(self.pretrained)["config"]
         if config is None:
             model = self.builder.build(inputs_of(examples), generator=torch.Generator())
         else:
-            model = rebuild(config)
+            model = importlib.import_module("tdabench.models.causal_lm").rebuild(config)
         write_state(model, load_tensors(path))
         return model
 
@@ -175,14 +174,8 @@ def require_room_for(model: nn.Module, data: Data) -> None:
     Raises:
         ValueError: If it does not.
     """
-    give = getattr(model, "get_input_embeddings", None)  # transformers' models have it
-    if isinstance(data, TextData) and give is not None:
-        from tdabench.data.text.tokenizers import restore_tokenizer
-        from tdabench.models.causal_lm import check_positions, check_vocabulary
-
-        check_vocabulary(give().num_embeddings, restore_tokenizer(data.tokenizer).get_vocab_size())
-        tokens = [values for name, values in data.tensors().items() if name.endswith("_tokens")]
-        check_positions(model, max(values.shape[1] for values in tokens))
+    if hasattr(data, "tokenizer"):  # by name: an experiment of images imports nothing of text
+        importlib.import_module("tdabench.data.text.room").require_room_for(model, data)
 
 
 def load_data(path: Path) -> Data:

@@ -29,6 +29,7 @@ from tdabench.runtime.progress import progress
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import ModelFactory, load_data
 from tdabench.stages.measured import Finished, MethodCosts
+from tdabench.storage.cell import root_of
 from tdabench.storage.files import remove_file
 from tdabench.storage.records import make_record, save_json
 from tdabench.training.losses import losses_of
@@ -44,7 +45,7 @@ def measure(experiment: Experiment, machine: Machine, data: Path = Path("data"))
         data: folder of the data, where there is no dataset yet (default: $TDABENCH_DATA, else data/).
     """
     torch.set_num_threads(machine.threads)
-    root = Path("results") / experiment.name
+    root = root_of(experiment)
     dataset, output = root / "dataset.safetensors", root / COSTS_FILE
     inputs = [dataset] if dataset.is_file() else []
     loaded = load_data(dataset) if inputs else instantiate(experiment.data.component, "data.options").load(data)

@@ -11,6 +11,7 @@ import torch
 
 from tdabench.experiment.read import Experiment
 from tdabench.runtime.machine import Machine
+from tdabench.storage.cell import root_of
 from tdabench.storage.records import load_json
 
 
@@ -33,7 +34,7 @@ def plan(
     from tdabench.planning.text import describe_plan
     from tdabench.stages.measure import measure
 
-    output = Path("results") / experiment.name / COSTS_FILE
+    output = root_of(experiment) / COSTS_FILE
     if again or not output.is_file():
         sys.stderr.write(f"Measuring on few examples, once; kept in {output}.\n")
         measure(experiment, machine, data)

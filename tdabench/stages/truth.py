@@ -3,23 +3,19 @@
 import importlib
 import logging
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from tdabench.cost import measure_cost
-from tdabench.data.base import Data, ImageData, split_indices
+from tdabench.data.base import ImageData, split_indices
 from tdabench.data.mislabelled import plant_wrong_labels
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.derived import models_of
+from tdabench.experiment.derived import models_of, settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
-from tdabench.runtime.devices import choose_device
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
-from tdabench.storage.cell import Cell
+from tdabench.stages.bench import Bench, load_data
+from tdabench.storage.cell import Cell, root_of
 from tdabench.storage.files import hash_named_files
 from tdabench.storage.records import make_record, save_tensors
 
@@ -45,7 +41,7 @@ def dataset(experiment: Experiment, data: Path = Path("data")) -> None:
     record = make_record(
         {"source": experiment.data.source, "options": source}, cost=cost, files=files, **loaded.details
     )
-    save_tensors(_root(experiment) / "dataset.safetensors", loaded.tensors(), record)
+    save_tensors(root_of(experiment) / "dataset.safetensors", loaded.tensors(), record)
 
 
 def split(experiment: Experiment, repeat: int) -> None:
@@ -54,7 +50,7 @@ def split(experiment: Experiment, repeat: int) -> None:
     Args:
         repeat: which repetition, from 0.
     """
-    cell = Cell(_root(experiment), repeat, 0)
+    cell = Cell(root_of(experiment), repeat, 0)
     data = load_data(cell.dataset)
     stream = ("split", repeat)
     indices = split_indices(
@@ -73,32 +69,6 @@ def split(experiment: Experiment, repeat: int) -> None:
     save_tensors(cell.split, indices, record)
 
 
-def pretrain(experiment: Experiment, machine: Machine, data: Path = Path("data")) -> None:
-    """Pretrain a model on the dataset's text for that, or take its published weights: only this job fetches them.
-
-    Args:
-        data: folder of the data (default: $TDABENCH_DATA, else data/).
-    """
-    from tdabench.models.causal_lm import describe
-    from tdabench.models.states import read_state
-
-    torch.set_num_threads(machine.threads)
-    if experiment.pretraining is None:
-        raise ValueError(f"{experiment.name} has no section pretraining: there is nothing to do.")
-    dataset = _root(experiment) / "dataset.safetensors"
-    loaded, builder, device = load_data(dataset), instantiate(experiment.model, "model"), choose_device(machine.device)
-    with measure_cost(device) as cost:
-        if experiment.pretraining == "published":
-            model = builder.fetch(data)
-            require_room_for(model, loaded)
-        else:
-            model = _pretrain(experiment, loaded, builder, device)
-    settings = {"data": experiment.data, "model": experiment.model, "pretraining": experiment.pretraining}
-    details = {"seed": experiment.seed, "stream": ("pretrain",), "config": describe(model)}
-    record = make_record(settings, inputs=[dataset], cost=cost, **details)
-    save_tensors(_root(experiment) / "pretrained.safetensors", read_state(model), record)
-
-
 def train(experiment: Experiment, cell: Cell, checkpoint: int, machine: Machine) -> None:
     """Train one checkpoint on the whole attribution set.
 
@@ -112,7 +82,7 @@ def train(experiment: Experiment, cell: Cell, checkpoint: int, machine: Machine)
     with measure_cost(bench.device) as cost:
         generator = make_generator(experiment.seed, *stream)
         model = bench.retrain(bench.train, generator, description=f"train checkpoint {checkpoint}")
-    _require_finite(model, f"Checkpoint {checkpoint}", "training.learning_rate", experiment.training.learning_rate)
+    require_finite(model, f"Checkpoint {checkpoint}", "training.learning_rate", experiment.training.learning_rate)
     save_tensors(cell.checkpoint(checkpoint), read_state(model), bench.record(cost, stream=stream))
 
 
@@ -147,28 +117,7 @@ def retrain(experiment: Experiment, cell: Cell, shard: int, machine: Machine) ->
     save_tensors(cell.bank(bank.shards)[shard], tensors, record)
 
 
-def _root(experiment: Experiment) -> Path:
-    return Path("results") / experiment.name
-
-
-def _pretrain(experiment: Experiment, data: Data, builder: Any, device: torch.device) -> nn.Module:
-    from tdabench.training.recipe import train
-
-    count = data.sizes.get("pretraining", 0)
-    if not count:
-        raise ValueError(
-            "The data have nothing for pretraining: give data.options a share for it (pretraining: 0.8), or set "
-            "pretraining: published to start from the model's own weights."
-        )
-    examples = data.examples("pretraining", torch.arange(count), device)
-    generator = make_generator(experiment.seed, "pretrain")
-    model = build_random(builder, examples, generator=generator).to(device)
-    require_room_for(model, data)
-    train(model, examples, experiment.pretraining, generator=generator, description="pretrain")
-    _require_finite(model, "Pretraining", "its learning_rate", experiment.pretraining.learning_rate)
-    return model
-
-
-def _require_finite(model: nn.Module, what: str, setting: str, value: float) -> None:
+def require_finite(model: nn.Module, what: str, setting: str, value: float) -> None:
+    """Refuse a model whose training diverged."""
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise ValueError(f"{what} diverged: lower {setting} ({value}).")

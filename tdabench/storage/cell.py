@@ -122,7 +122,12 @@ def find_cell(experiment: "Experiment", repeat: int, train_size: int) -> Cell:
         raise ValueError(f"There is no train_size {train_size} in {experiment.name}; there are {known}.")
     if not 0 <= repeat < experiment.repeats:
         raise ValueError(f"{experiment.name} has the repeats 0 to {experiment.repeats - 1}, got {repeat}.")
-    return Cell(Path("results") / experiment.name, repeat, train_size)
+    return Cell(root_of(experiment), repeat, train_size)
+
+
+def root_of(experiment: "Experiment") -> Path:
+    """Return an experiment's folder of results."""
+    return Path("results") / experiment.name
 
 
 def cells_of(experiment: "Experiment", root: Path, sizes: Iterable[int] | None = None) -> Iterator[Cell]:

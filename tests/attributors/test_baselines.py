@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tdabench.attributors.base import Problem, take
 from tdabench.attributors.baselines import QueryIndependent, Random
 from tdabench.evaluation.lds import linear_datamodeling_score
-from tdabench.seeds import make_generator
+from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import make_image_problem
 
 
@@ -25,6 +26,41 @@ def test_query_independent_scores_are_the_mean_over_queries_of_gradient_dot_prod
     )
     expected = (query @ train.T).mean(dim=0).expand(7, -1)
     # float32 sums of some 200 products.
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.recurrent(images[:, 0])[0][:, -1])
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        query, key, value = (part[:, None] for part in self.project(images[:, 0]).chunk(3, dim=-1))
+        return self.head(nn.functional.scaled_dot_product_attention(query, key, value)[:, 0].mean(dim=1))
+
+
+@pytest.mark.parametrize("network", [_Recurrent, _Attention])
+def test_query_independent_scores_of_operators_without_a_forward_mode_rule_are_gradient_dot_products_too(
+    tmp_path, example_gradients, network
+):
+    with isolated_random_state(make_generator(0, "network")):
+        problem = dataclasses.replace(_unsure_problem(tmp_path), models=(network().eval(),))
+
+    scores = QueryIndependent(batch_size=6).attribute(problem, generator=make_generator(0, "baseline"))
+
+    train, query = (
+        example_gradients(problem.models[0], problem.loss, examples) for examples in (problem.train, problem.query)
+    )
+    expected = (query @ train.T).mean(dim=0).expand(7, -1)
     torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 

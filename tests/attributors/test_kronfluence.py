@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdabench.attributors.adapters import kronfluence_layers
 from tdabench.attributors.base import Examples, Problem, Unsupported, copy_model, take
 from tdabench.attributors.kronfluence import Kronfluence
+from tdabench.attributors.running.run import AttributionWarning
 from tdabench.seeds import isolated_random_state, make_generator
 from tdabench.testing import Quadratic, make_image_problem, quadratic_loss
 from tdabench.training.losses import image_loss
@@ -25,6 +27,83 @@ def test_identity_gives_gradient_dot_products(tmp_path, example_gradients):
     expected = query @ train.T
     # float32 sums of some 200 products.
     torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+class _Thrice(nn.Sequential):
+    """Calls its second layer three times."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self[0](inputs.flatten(1)).relu()
+        for _ in range(3):
+            hidden = self[1](hidden).relu() + hidden
+        return self[2](hidden)
+
+
+class _Unused(nn.Sequential):
+    """Never calls its last layer."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self[1](self[0](inputs.flatten(1)).relu())
+
+
+def _unusual_model(fault: str) -> nn.Module:
+    with isolated_random_state(make_generator(0, fault)):
+        first, second, head = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        if fault == "thrice":
+            return _Thrice(first, second, head).eval()
+        if fault == "unused":
+            return _Unused(first, head, second).eval()
+        if fault == "tied":
+            third = nn.Linear(8, 8)
+            third.weight = second.weight
+            return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), head).eval()
+        convolutions = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4)
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 4)).eval()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("thrice", "left out of the layers: 1 (called 3 times in a pass); 89% of the trained parameters are tracked"),
+        ("unused", "left out of the layers: 2 (without a gradient); 89% of the trained parameters are tracked"),
+        ("tied", "left out of the layers: 3 (its parameters are another module's too), 5 (its parameters are another"),
+        ("grouped", "left out of the layers: 2 (a convolution in 4 groups); 88% of the trained parameters are tracked"),
+    ],
+)
+def test_layers_that_kronfluence_computes_wrongly_are_left_out_and_named(tmp_path, example_gradients, fault, told):
+    problem = dataclasses.replace(
+        make_image_problem(tmp_path, num_train=12, num_query=5), models=(_unusual_model(fault),)
+    )
+
+    with pytest.warns(AttributionWarning, match=re.escape(told)):
+        scores = Kronfluence(strategy="identity").attribute(problem, generator=make_generator(0, "kronfluence"))
+
+    left_out = re.findall(r"(\d) \(", told)
+    for name in left_out:
+        problem.models[0].get_submodule(name).requires_grad_(False)
+    train, query = (
+        example_gradients(problem.models[0], problem.loss, examples) for examples in (problem.train, problem.query)
+    )
+    expected = query @ train.T
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_model_of_nothing_but_such_layers_is_not_supported(tmp_path):
+    problem = dataclasses.replace(make_image_problem(tmp_path), models=(_unusual_model("grouped"),))
+    problem.models[0][0].requires_grad_(False)
+    problem.models[0][4].requires_grad_(False)
+
+    with pytest.raises(Unsupported, match=re.escape("inside a model besides 2 (a convolution in 4 groups).")):
+        Kronfluence(strategy="ekfac").attribute(problem, generator=make_generator(0, "kronfluence"))
+
+
+def test_products_of_gradients_that_differ_from_those_of_autograd_are_an_error(tmp_path, monkeypatch):
+    # Were the probe to miss a layer that is called three times, the scores would be wrong by a quarter.
+    monkeypatch.setattr(kronfluence_layers, "_find_faults", lambda problem, names: iter(()))
+    problem = dataclasses.replace(make_image_problem(tmp_path), models=(_unusual_model("thrice"),))
+
+    with pytest.raises(ValueError, match=r"differ from autograd's by 0\.\d+ of their size: .*layers 0, 1, 2"):
+        Kronfluence(strategy="ekfac").attribute(problem, generator=make_generator(0, "kronfluence"))
 
 
 @pytest.mark.parametrize("strategy", ["ekfac", "kfac"])

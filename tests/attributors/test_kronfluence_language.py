@@ -9,7 +9,8 @@ import torch
 from tiny_language import IGNORED, language_loss, make_language_problem, pad_problem
 from torch import nn
 
-from tdabench.attributors.adapters.kronfluence_task import make_task, sample_tokens, tracked_layers
+from tdabench.attributors.adapters.kronfluence_layers import find_layers
+from tdabench.attributors.adapters.kronfluence_task import make_task, sample_tokens
 from tdabench.attributors.adapters.token_rows import predicting_tokens, real_tokens
 from tdabench.attributors.base import Problem, Unsupported, copy_model, take
 from tdabench.attributors.kronfluence import Kronfluence
@@ -34,7 +35,7 @@ def test_identity_gives_dot_products_of_the_tracked_layers_gradients(tmp_path, f
     scores = _attribute(Kronfluence(strategy="identity"), problem)
 
     model = copy_model(problem.models[0])
-    tracked = {f"{layer}.{kind}" for layer in tracked_layers(problem) for kind in ("weight", "bias")}
+    tracked = {f"{layer}.{kind}" for layer in find_layers(problem).tracked for kind in ("weight", "bias")}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in tracked)
     train, query = (example_gradients(model, language_loss, rows) for rows in (problem.train, problem.query))
@@ -50,14 +51,15 @@ def test_the_output_embedding_is_left_out_whatever_its_name_and_a_warning_says_s
     model.words = model.get_output_embeddings()  # the same layer under another name
     del model.lm_head
     model.get_output_embeddings = lambda: model.words
+    problem = dataclasses.replace(problem, loss=_mean_square)
 
-    layers = tracked_layers(problem)
+    layers = find_layers(problem).tracked
 
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     assert set(linear) - set(layers) == {"words"}
     with pytest.warns(AttributionWarning, match=re.escape("the output embedding (words) is left out")):
         Kronfluence(strategy="identity").attribute(
-            dataclasses.replace(problem, train=take(problem.train, slice(8)), loss=_mean_square),
+            dataclasses.replace(problem, train=take(problem.train, slice(8))),
             generator=make_generator(0, "kronfluence"),
         )
 
@@ -68,9 +70,10 @@ def _mean_square(model, examples):
 
 def test_a_model_without_the_library_s_methods_is_known_by_the_layer_s_name(problem):
     inner = problem.models[0]
-    wrapped = nn.ModuleDict({"body": inner.gpt_neox, "embed_out": inner.lm_head})
+    # Without values no pass is made, which this model could not do.
+    wrapped = nn.ModuleDict({"body": inner.gpt_neox, "embed_out": inner.lm_head}).to("meta")
 
-    layers = tracked_layers(dataclasses.replace(problem, models=(wrapped,)))
+    layers = find_layers(dataclasses.replace(problem, models=(wrapped,))).tracked
 
     assert len(layers) == 8
     assert all(name.startswith("body.") for name in layers)
@@ -81,7 +84,7 @@ def test_a_model_with_nothing_but_an_output_embedding_is_unsupported(problem):
         model = nn.ModuleDict({"embed": nn.Embedding(100, 8), "lm_head": nn.Linear(8, 100)})
 
     with pytest.raises(Unsupported, match=re.escape("besides the output embedding (lm_head)")):
-        tracked_layers(dataclasses.replace(problem, models=(model,)))
+        find_layers(dataclasses.replace(problem, models=(model,)))
 
 
 def test_the_warning_is_in_the_attribution(problem):
@@ -105,7 +108,7 @@ def test_scores_depend_on_no_batch_size_and_on_no_padding(problem, tmp_path, str
 
 
 def test_fitting_samples_a_label_for_every_counted_token_and_no_other(problem, tmp_path):
-    task, model = make_task(problem), problem.models[0]
+    task, model = make_task(problem, find_layers(problem).tracked), problem.models[0]
     counted = int((problem.train["labels"][:, 1:] != IGNORED).sum())
 
     with isolated_random_state(make_generator(0, "labels")):

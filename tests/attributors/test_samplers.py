@@ -168,6 +168,26 @@ def test_a_checkpoint_without_usable_gradients_has_no_preconditioner(sampler, he
         _sample(sampler, examples, steps=1)
 
 
+def test_a_minibatch_does_not_choose_the_length_of_its_own_step():
+    settings = {**SAMPLERS["rmsprop_sgld"], "preconditioner_steps": 4}
+    examples = _quadratic([CHECKPOINT + 1.0, CHECKPOINT - 3.0])
+
+    frozen, adaptive = (
+        [
+            step.position.clone()
+            for step in walk_on(
+                _make({**settings, **changes}, step_size=0.1), Quadratic(torch.tensor(CHECKPOINT)), quadratic_loss,
+                examples, steps=2, batch_size=1, generator=make_generator(0, "chain"),
+            )
+        ]
+        for changes in ({}, {**ADAPTIVE, "decay": 0.5})
+    )  # fmt: skip
+
+    # The first step has the preconditioner of the checkpoint; the second follows the first one's gradient.
+    assert torch.equal(frozen[0], adaptive[0])
+    assert not torch.equal(frozen[1], adaptive[1])
+
+
 def test_sampling_a_wholly_frozen_model_is_an_error():
     model, examples = Quadratic(torch.zeros(2)).requires_grad_(False), _quadratic([CHECKPOINT])
 

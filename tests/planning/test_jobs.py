@@ -5,9 +5,10 @@ import pytest
 from made_costs import make_costs, make_experiment
 
 from tdabench.bank.retrain import shard_subsets
+from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.sections import RemovalSettings
 from tdabench.planning.costs import COSTS_FILE, Costs
-from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_queries, num_shards, settle_bank, size_of
+from tdabench.planning.jobs import cost_of, count_others, list_jobs, num_queries, num_shards, size_of
 from tdabench.storage.records import save_json
 
 

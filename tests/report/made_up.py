@@ -34,35 +34,35 @@ ATTACK = "<img src=x onerror=\"document.title='attacked'\"><script>document.titl
 GRID = {"step_size": (1e-4, 1e-3), "inverse_temperature": (10, 100, 1000), "localization": (1e3, 1e4)}
 
 
+def places(repeats, sizes, methods=("",)) -> list[dict[str, Any]]:
+    """Return the columns that say of what a row is, for every repeat (a number of them, or their names)."""
+    names = range(repeats) if isinstance(repeats, int) else repeats
+    rows = itertools.product(map(str, names), sizes, methods)
+    return [{"experiment": "made_up", "repeat": repeat, "train_size": size, "method": m} for repeat, size, m in rows]
+
+
 def make_lds(methods=METHODS, sizes=(100, 400), repeats=2, unsupported=(), status="ok") -> pd.DataFrame:
     """Make an LDS table: each method 0.1 below the one before it, and 0.05 higher at the smaller size."""
-    rows: list[dict[str, Any]] = []
-    for repeat in [*map(str, range(repeats)), "all"]:
-        for size in sizes:
-            for place, method in enumerate(methods):
-                lds = np.nan if method in unsupported else 0.7 - 0.1 * place + 0.05 * (size == min(sizes))
-                rows.append(
-                    {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method, "lds": lds,
-                     "low": lds - 0.04, "high": lds + 0.04, "standard_error": 0.02 + 0 * lds, "queries": 50,
-                     "nan_queries": 0, "ceiling": 0.84 + 0 * lds,
-                     "status": "unsupported: needs Linear layers" if method in unsupported else status}
-                )  # fmt: skip
+    rows = places([*range(repeats), "all"], sizes, methods)
+    for row in rows:
+        lost = row["method"] in unsupported
+        lds = 0.7 - 0.1 * methods.index(row["method"]) + 0.05 * (row["train_size"] == min(sizes))
+        numbers = {"lds": lds, "low": lds - 0.04, "high": lds + 0.04, "standard_error": 0.02, "ceiling": 0.84}
+        row |= {"queries": 50, "nan_queries": 0, "status": "unsupported: needs Linear layers" if lost else status}
+        row |= dict.fromkeys(numbers, np.nan) if lost else numbers
     return LDS.frame(rows)
 
 
 def make_cost(methods=METHODS, sizes=(100, 400), repeats=2, retrained=("bank",)) -> pd.DataFrame:
     """Make a cost table: fit takes 10 s plus the repeat, score 1,000 times the method's place."""
-    rows = []
-    for repeat in range(repeats):
-        for size in sizes:
-            for place, method in enumerate([*methods, *retrained]):
-                for phase in ("train",) if method in retrained else ("fit", "score"):
-                    seconds = 10.0 + repeat if phase == "fit" else 1000.0 * place
-                    rows.append(
-                        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method,
-                         "phase": phase, "seconds": seconds, "cpu_seconds": seconds / 2, "peak_host_bytes": 2e9,
-                         "peak_device_bytes": 0, "disk_bytes": 5e6, "device": "cpu, 1 thread(s)", "status": "ok"}
-                    )  # fmt: skip
+    rows, names = [], [*methods, *retrained]
+    for place in places(repeats, sizes, names):
+        for phase in ("train",) if place["method"] in retrained else ("fit", "score"):
+            seconds = 10.0 + int(place["repeat"]) if phase == "fit" else 1000.0 * names.index(place["method"])
+            rows.append(
+                {**place, "phase": phase, "seconds": seconds, "cpu_seconds": seconds / 2, "peak_host_bytes": 2e9,
+                 "peak_device_bytes": 0, "disk_bytes": 5e6, "device": "cpu, 1 thread(s)", "status": "ok"}
+            )  # fmt: skip
     return make_cost_table(rows)
 
 
@@ -72,35 +72,23 @@ def make_diagnostics(methods=("bif",), sizes=(100, 400), repeats=2) -> pd.DataFr
                "rhat_high": 1.02, "drift": 0.4, "loss_standard_deviation": 0.1, "warning": "", "distance": 1.5,
                "distance_growth": 0.02, "learning_coefficient": 12.5, "learning_coefficient_error": 0.3,
                "singular_fluctuation": 9.5, "score_error_share": 0.12}  # fmt: skip
-    rows = [
-        {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method, **numbers}
-        for repeat in range(repeats)
-        for size in sizes
-        for method in methods
-    ]
-    return DIAGNOSTICS.frame(rows)
+    return DIAGNOSTICS.frame({**place, **numbers} for place in places(repeats, sizes, methods))
 
 
 def make_growth(method="bif", sizes=(100, 400), repeats=2) -> dict[str, pd.DataFrame]:
     """Make the tables of a growth from 0.3 at 4 draws to 0.5 at 100, and of its limit, 0.6."""
-    places = [
-        {"experiment": "made_up", "repeat": str(repeat), "train_size": size, "method": method, "chains": 2}
-        for repeat in (*range(repeats), "all")
-        for size in sizes
-    ]
-    shared = {"standard_error": 0.02, "queries": 50, "nan_queries": 0}
+    rows = places([*range(repeats), "all"], sizes, (method,))
+    shared = {"chains": 2, "standard_error": 0.02}
     points = [
         {**place, **shared, "draws": draws, "passes": 1000.0 * draws, "cpu_seconds": 5.0 * draws, "lds": lds,
-         "low": lds - 0.04, "high": lds + 0.04}
-        for place in places
+         "low": lds - 0.04, "high": lds + 0.04, "queries": 50, "nan_queries": 0}
+        for place in rows
         for draws, lds in ((4, 0.3), (20, 0.4), (100, 0.5))
     ]  # fmt: skip
     limit = {"draws": 100, "lds": 0.5, "monte_carlo_error": 0.01, "lds_limit": 0.6, "low": 0.55, "high": 0.65,
-             "standard_error": 0.02, "c": 44.0, "reliability": 0.69, "note": ""}  # fmt: skip
-    return {
-        "growth": GROWTH.frame(points),
-        "extrapolation": EXTRAPOLATION.frame({**place, **limit} for place in places),
-    }
+             "c": 44.0, "reliability": 0.69, "note": ""}  # fmt: skip
+    extrapolation = EXTRAPOLATION.frame({**place, **shared, **limit} for place in rows)
+    return {"growth": GROWTH.frame(points), "extrapolation": extrapolation}
 
 
 def make_pairs(methods=METHODS, sizes=(100, 400), p_value=0.004) -> pd.DataFrame:
@@ -162,13 +150,11 @@ def compare(lds: dict[str, float], repeat: int) -> dict[str, Any]:
 def make_removal(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
     """Make a table of removals: each method's effect 0.1 below the one before it, ten times as large at k = 20."""
     rows = [
-        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method, "count": count,
-         "effect": (0.1 if count == 1 else 1.0) - 0.01 * count * place, "low": -0.2, "high": 1.2,
-         "standard_error": 0.1, "effect_random": 0.01, "queries": 30, "retrains": 1, "overlap": 0.1, "status": "ok"}
-        for repeat in range(repeats)
-        for size in sizes
-        for place, method in enumerate(methods)
-        for count in (1, 20)
+        {**place, "count": count, "effect": first - 0.01 * count * methods.index(place["method"]), "low": -0.2,
+         "high": 1.2, "standard_error": 0.1, "effect_random": 0.01, "queries": 30, "retrains": 1, "overlap": 0.1,
+         "status": "ok"}
+        for place in places(repeats, sizes, methods)
+        for count, first in ((1, 0.1), (20, 1.0))
     ]  # fmt: skip
     return make_removal_table(rows, 0.95)
 
@@ -176,9 +162,9 @@ def make_removal(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
 def make_removal_differences(methods=METHODS, sizes=(400,), low=0.05, high=0.35) -> pd.DataFrame:
     """Make the table of paired differences of the effect, of one repeat."""
     rows = [
-        {"experiment": "made_up", "repeat": 0, "train_size": size, "count": count, "method": first, "other": second,
-         "difference": 0.2, "low": low, "high": high, "standard_error": 0.1, "queries": 30}
-        for size in sizes
+        {**place, "count": count, "method": first, "other": second, "difference": 0.2, "low": low, "high": high,
+         "standard_error": 0.1, "queries": 30}
+        for place in places(1, sizes)
         for count in (1, 20)
         for first, second in itertools.combinations(methods, 2)
     ]  # fmt: skip
@@ -190,11 +176,9 @@ def make_detection(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
     pairs = [(method, "self_influence", 0.95 - 0.1 * place) for place, method in enumerate(methods)]
     pairs += [(method, "mean_helpfulness", 0.93 - 0.1 * place) for place, method in enumerate(methods)]
     rows = [
-        {"experiment": "made_up", "repeat": repeat, "train_size": size, "method": method, "detector": detector,
-         "auc": auc, "low": auc - 0.04, "high": auc + 0.04, "standard_error": 0.02, "average_precision": 0.5,
-         "mislabelled": 40, "status": "ok"}
-        for repeat in range(repeats)
-        for size in sizes
+        {**place, "method": method, "detector": detector, "auc": auc, "low": auc - 0.04, "high": auc + 0.04,
+         "standard_error": 0.02, "average_precision": 0.5, "mislabelled": 40, "status": "ok"}
+        for place in places(repeats, sizes)
         for method, detector, auc in [*pairs, ("loss", "loss", 0.9)]
     ]  # fmt: skip
     return make_detection_table(rows, 0.95)
@@ -203,12 +187,10 @@ def make_detection(methods=METHODS, sizes=(400,), repeats=2) -> pd.DataFrame:
 def make_agreement(methods=METHODS, sizes=(100, 400), repeats=2) -> pd.DataFrame:
     """Make a table of agreement, the same for every pair."""
     rows = [
-        {"experiment": "made_up", "repeat": repeat, "train_size": size, "first": first, "second": second,
-         "rank_correlation": 0.5, "rank_low": 0.4, "rank_high": 0.6, "overlap": 0.3, "overlap_low": 0.2,
-         "overlap_high": 0.4, "top": 10, "queries": 50, "harmful_overlap": 0.25, "harmful_low": 0.2,
-         "harmful_high": 0.3, "nan_queries": 0}
-        for repeat in range(repeats)
-        for size in sizes
+        {**place, "first": first, "second": second, "rank_correlation": 0.5, "rank_low": 0.4, "rank_high": 0.6,
+         "overlap": 0.3, "overlap_low": 0.2, "overlap_high": 0.4, "top": 10, "queries": 50, "harmful_overlap": 0.25,
+         "harmful_low": 0.2, "harmful_high": 0.3, "nan_queries": 0}
+        for place in places(repeats, sizes)
         for first, second in itertools.combinations(methods, 2)
     ]  # fmt: skip
     return AGREEMENT.add_rows_over_repeats(rows, 0.95)

@@ -1,4 +1,4 @@
-"""What kronfluence must know of a problem: the layers that it tracks, the losses, the labels of the Fisher."""
+"""What kronfluence must know of a problem: the losses, and the labels of the Fisher."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -7,61 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.adapters.token_rows import counted_tokens, predict_tokens, predicting_tokens
-from tdabench.attributors.base import Examples, Problem, Unsupported, num_examples
+from tdabench.attributors.base import Examples, Problem, num_examples
 from tdabench.attributors.running.passes import GRADIENT, counted
 from tdabench.examples import is_text
 
-# What models call the layer that maps features to the vocabulary, where they have no method that gives it.
-OUTPUT_EMBEDDINGS = ("embed_out", "lm_head")
 
-
-def make_task(problem: Problem) -> Task:
-    """Make kronfluence's task of a problem: summed training loss with sampled labels, the loss as measurement.
-
-    Raises:
-        Unsupported: If the examples are neither labelled images nor rows of tokens, or no layer can be tracked.
-    """
-    layers = tracked_layers(problem)
-    if is_text(problem.train):
-        return _make_language_task(problem, layers)
-    return _make_image_task(problem, layers)
-
-
-def tracked_layers(problem: Problem) -> list[str]:
-    """Name the layers that kronfluence can track and whose weight is trained; no language model's output embedding.
-
-    Raises:
-        Unsupported: If there are none, or the examples are neither labelled images nor rows of tokens.
-    """
-    language = is_text(problem.train)
-    if not language and not {"image", "label"} <= problem.train.keys():
-        raise Unsupported(
-            f"kronfluence's adapter needs image and label, or input_ids and labels, got {', '.join(problem.train)}."
-        )
-    model = problem.models[0]
-    left_out = output_embeddings(model) if language else []
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name and type(module) in (nn.Linear, nn.Conv2d) and module.weight.requires_grad and name not in left_out
-    ]
-    if not names:
-        besides = f" besides the output embedding ({', '.join(left_out)})" if left_out else ""
-        raise Unsupported(
-            f"kronfluence needs trained nn.Linear or nn.Conv2d layers (exact types) inside a model{besides}."
-        )
-    return names
-
-
-def output_embeddings(model: nn.Module) -> list[str]:
-    """Name the modules of a language model that map features to the vocabulary, under whatever names they have."""
-    give = getattr(model, "get_output_embeddings", None)  # transformers' models have it
-    found = give() if give is not None else None
-    return [
-        name
-        for name, module in model.named_modules()
-        if (module is found if found is not None else name.rpartition(".")[2] in OUTPUT_EMBEDDINGS)
-    ]
+def make_task(problem: Problem, layers: list[str]) -> Task:
+    """Make kronfluence's task of a problem: summed training loss with sampled labels, the loss as measurement."""
+    return (_make_language_task if is_text(problem.train) else _make_image_task)(problem, layers)
 
 
 def _make_image_task(problem: Problem, layers: list[str]) -> Task:

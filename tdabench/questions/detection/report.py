@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from tdabench.drawing.columns import MISSING, score
 from tdabench.drawing.files import write_figures, write_markdown
 from tdabench.drawing.html import Cell, HtmlTable, cross, estimate_cell
-from tdabench.drawing.section import Results, Shown, by_size, load_topics
+from tdabench.drawing.section import Results, Shown, by_size
 from tdabench.drawing.style import DARK, Styles, make_panels, method_styles, styled, write_title
 from tdabench.drawing.table import PLACE, at_largest, count_repeats, declare, format_mean
 from tdabench.drawing.words import write_interval, write_score
@@ -153,7 +153,7 @@ def lead_detection(results: Results) -> list[str]:
 
 
 SHOWN = Shown(
-    topics=load_topics(__package__),
+    package=__package__,
     tables=(DETECTION,),
     lead=lead_detection,
     parts={"detection": by_size(_cross_detectors)},

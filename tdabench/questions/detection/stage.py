@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from tdabench.questions.detection.scores import DETECTORS, detection_values, eva
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
-from tdabench.storage.cell import Cell, cells_of
+from tdabench.storage.cell import Cell, cells_of, root_of
 from tdabench.storage.records import load_record, load_tensors, make_record
 from tdabench.training.losses import image_loss_and_margin
 
@@ -26,7 +25,7 @@ def detect(experiment: Experiment) -> None:
 
     if not experiment.data.mislabelled:
         raise ValueError(f"{experiment.name} plants no wrong labels: give it a data.mislabelled above 0.")
-    rows, inputs, root = [], [], Path("results") / experiment.name
+    rows, inputs, root = [], [], root_of(experiment)
     for cell in cells_of(experiment, root):
         inputs += [cell.dataset, cell.split, cell.checkpoint(0), *map(cell.scores, experiment.methods)]
         rows += _detect_cell(experiment, cell)

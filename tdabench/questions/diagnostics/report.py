@@ -8,7 +8,7 @@ import pandas as pd
 
 from tdabench.drawing.columns import Column, score
 from tdabench.drawing.files import write_figures
-from tdabench.drawing.section import Shown, load_topics
+from tdabench.drawing.section import Shown
 from tdabench.drawing.table import PLACE, declare
 from tdabench.drawing.words import SEE
 from tdabench.experiment.read import Experiment
@@ -78,4 +78,4 @@ def _make_row(place: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, 
     }
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=(DIAGNOSTICS,), write=write)
+SHOWN = Shown(package=__package__, tables=(DIAGNOSTICS,), write=write)

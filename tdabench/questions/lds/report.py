@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from tdabench.drawing.files import write_figures
-from tdabench.drawing.section import Shown, by_size, load_topics
+from tdabench.drawing.section import Shown, by_size
 from tdabench.experiment.read import Experiment
 from tdabench.questions.lds.agreement_table import plot_agreement
 from tdabench.questions.lds.figures import plot_lds, plot_lds_by_repeat, plot_pairs
@@ -100,7 +100,7 @@ def write_agreement(experiment: Experiment, folder: Path, order: list[str]) -> N
 
 
 SHOWN = Shown(
-    topics=load_topics(__package__),
+    package=__package__,
     tables=TABLES,
     lead=lead_lds,
     parts={

@@ -7,8 +7,8 @@ import torch
 from tdabench.bank.bank import Bank
 from tdabench.bank.shards import check_recipe, load_shards
 from tdabench.evaluation.lds import GroundTruth, average_retrains
+from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.questions.diagnostics.stage import load_traces
 from tdabench.questions.lds.agreement import compare_methods
 from tdabench.questions.lds.grow import grow_from

@@ -9,7 +9,7 @@ import pandas as pd
 from tdabench.drawing.columns import Column
 from tdabench.drawing.html import Cell, HtmlTable, make_table
 from tdabench.drawing.latex import to_latex
-from tdabench.drawing.section import Part, Results, Shown, Topic, load_topics, plain_parts
+from tdabench.drawing.section import Part, Results, Shown, Topic, plain_parts
 from tdabench.drawing.style import LABELS
 from tdabench.drawing.table import declare
 from tdabench.experiment.read import Experiment
@@ -118,4 +118,4 @@ def _sign(row: Mapping[str, Any] | None) -> Cell:
     return Cell(text=SIGNS[holds], order=holds, spoken=holds, title=f"{holds}: {measured}" if measured else holds)
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=(PROPERTIES,), parts={"properties": _show}, write=write)
+SHOWN = Shown(package=__package__, tables=(PROPERTIES,), parts={"properties": _show}, write=write)

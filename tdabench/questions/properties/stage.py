@@ -1,7 +1,6 @@
 """The stage that finds a method's properties."""
 
 import dataclasses
-from pathlib import Path
 
 import torch
 
@@ -9,6 +8,7 @@ from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import Experiment
 from tdabench.questions.properties.checks import PROPERTIES, find_properties
 from tdabench.stages.attribution import find_method
+from tdabench.storage.cell import root_of
 from tdabench.storage.records import make_record, save_json
 
 
@@ -27,5 +27,5 @@ def properties(experiment: Experiment, method: str) -> None:
         for entry in PROPERTIES
     ]
     record = make_record({"method": component, "checkpoints": experiment.checkpoints}, seed=experiment.seed)
-    path = Path("results") / experiment.name / "properties" / f"{method}.json"
+    path = root_of(experiment) / "properties" / f"{method}.json"
     save_json(path, {"method": method, "properties": rows}, record)

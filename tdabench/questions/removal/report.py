@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tdabench.drawing.columns import Column, score
 from tdabench.drawing.files import write_figures, write_markdown
 from tdabench.drawing.html import HtmlTable, cross, estimate_cell
-from tdabench.drawing.section import Results, Shown, by_size, load_topics
+from tdabench.drawing.section import Results, Shown, by_size
 from tdabench.drawing.style import DARK, Styles, add_legend, make_panels, method_styles, styled, write_title
 from tdabench.drawing.table import PLACE, at_largest, count_repeats, declare, format_mean
 from tdabench.drawing.words import judge_difference, write_interval, write_score
@@ -163,7 +163,7 @@ def lead_removal(results: Results) -> list[str]:
 
 
 SHOWN = Shown(
-    topics=load_topics(__package__),
+    package=__package__,
     tables=(REMOVAL, DIFFERENCES),
     lead=lead_removal,
     parts={"removal": by_size(_cross_counts)},

@@ -15,7 +15,7 @@ from tdabench.questions.removal.retrain import keep_all, remove_most_helpful
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
-from tdabench.storage.cell import Cell, cells_of
+from tdabench.storage.cell import Cell, cells_of, root_of
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, load_tensors, make_record, save_tensors
 from tdabench.training.losses import losses_of
@@ -59,7 +59,7 @@ def contrast(experiment: Experiment) -> None:
 
     torch.set_num_threads(1)
     _require_removal(experiment)
-    rows, pairs, inputs, root = [], [], [], Path("results") / experiment.name
+    rows, pairs, inputs, root = [], [], [], root_of(experiment)
     for cell in cells_of(experiment, root):
         inputs += [cell.kept, *(cell.removal(method) for method in experiment.removal_methods)]
         cell_rows, cell_pairs = _contrast_cell(experiment, cell)

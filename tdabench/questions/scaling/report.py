@@ -9,7 +9,7 @@ import pandas as pd
 
 from tdabench.drawing.columns import MINUS, Column
 from tdabench.drawing.files import write_figures, write_markdown
-from tdabench.drawing.section import Results, Shown, load_topics
+from tdabench.drawing.section import Results, Shown
 from tdabench.drawing.table import declare
 from tdabench.experiment.read import Experiment
 from tdabench.questions.scaling.costs import BREAK_EVEN_COLUMNS, FIT_COLUMNS, PREDICTION_COLUMNS
@@ -150,4 +150,4 @@ def _after(crossing: float) -> str:
     return f"{math.floor(crossing) + 1:,}"
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=TABLES, lead=lead_scaling)
+SHOWN = Shown(package=__package__, tables=TABLES, lead=lead_scaling)

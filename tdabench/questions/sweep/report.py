@@ -9,7 +9,7 @@ import pandas as pd
 
 from tdabench.drawing.columns import find_column, score
 from tdabench.drawing.files import write_csv, write_figures
-from tdabench.drawing.section import Shown, load_topics
+from tdabench.drawing.section import Shown
 from tdabench.drawing.table import PLACE, Table, declare
 from tdabench.experiment.read import Experiment
 from tdabench.experiment.yaml_file import write_yaml
@@ -100,4 +100,4 @@ def describe_choice(experiment: Experiment, size: int, choice: Any, table: pd.Da
     }
 
 
-SHOWN = Shown(topics=load_topics(__package__), tables=(SWEEP,))
+SHOWN = Shown(package=__package__, tables=(SWEEP,))

@@ -11,15 +11,14 @@ from torch import Tensor
 from tdabench.bank.shards import load_shards
 from tdabench.cost import measure_cost
 from tdabench.experiment.components import instantiate
-from tdabench.experiment.derived import component_at
+from tdabench.experiment.derived import component_at, settle_bank
 from tdabench.experiment.read import Experiment
-from tdabench.planning.jobs import settle_bank
 from tdabench.questions.diagnostics.diagnose import diagnose_traces
 from tdabench.questions.sweep.points import Choice, Judgement, choose_point, judge_points
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.attribution import Trial, try_method
-from tdabench.storage.cell import Cell, cells_of
+from tdabench.storage.cell import Cell, cells_of, root_of
 from tdabench.storage.records import load_record, load_tensors, make_record, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def choose(experiment: Experiment) -> None:
     torch.set_num_threads(1)
     if experiment.sweep is None:
         raise ValueError(f"{experiment.name} sweeps no settings: give it the key sweep.")
-    root = Path("results") / experiment.name
+    root = root_of(experiment)
     rows, traces, inputs, choices = [], [], [], {}
     for size in experiment.data.train_sizes:
         points = [_Points(experiment, cell) for cell in cells_of(experiment, root, [size])]
