@@ -1,13 +1,10 @@
 """Checks of what is done with the scores of every method alike. Imports no torch."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tdabench.experiment.read import Experiment
+from typing import Any
 
 
-def check_likeness(experiment: "Experiment") -> None:
-    """Check ``normalize`` and ``average`` of every method against the rest of the experiment.
+def check_likeness(experiment: Any) -> None:
+    """Check ``normalize`` and ``average`` of every method against the rest of the ``Experiment``.
 
     Raises:
         ValueError: If there are fewer checkpoints than a mean is over, or a method is asked for what neither reaches:
