@@ -6,16 +6,21 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_config import _changed, _write
 
 from tdabench.attributors.base import take
+from tdabench.drawing.files import write_markdown
+from tdabench.drawing.section import Results
 from tdabench.experiment.components import MethodComponent, instantiate
 from tdabench.experiment.read import load_experiment
 from tdabench.experiment.slices import stage_settings
 from tdabench.questions.lds.division import tell_division
+from tdabench.questions.lds.frontier import find_lines
 from tdabench.questions.lds.grow import estimate_of
+from tdabench.questions.lds.page_tables import rank_table
 from tdabench.questions.sweep.stage import sweep
 from tdabench.runtime.machine import Machine
 from tdabench.stages.attribution import attribute, sample, vary
@@ -263,6 +268,33 @@ def test_a_table_of_unlike_things_says_which_are_divided():
     assert told.endswith("self-influence: MINE, BIF. Not divided: EKFAC.")
     assert tell_division(methods, {"ekfac", "random"}) == tell_division(methods, {"mine", "bif", "random"}) == ""
     assert tell_division({}, {"ekfac"}) == ""  # nothing was recorded
+
+
+def test_the_line_stands_below_the_table_on_the_page_and_in_markdown(tmp_path):
+    methods = plain({"a": MethodComponent(path="a:A"), "b": MethodComponent(path="a:A", normalize="self")})
+    row = {"experiment": "like", "repeat": "all", "train_size": 40, "lds": 0.5, "low": 0.4, "high": 0.6}
+    row |= {"standard_error": 0.1, "queries": 8, "nan_queries": 0, "ceiling": 0.9, "status": "ok"}
+    lds = pd.DataFrame([{**row, "method": method} for method in methods])
+
+    note = rank_table(Results(tables={"lds": lds}, figures={}, confidence=0.95, methods=methods), 40, "").note
+    text = write_markdown(tmp_path, "lds", lds[["method", "lds"]], tell_division(methods, set(methods)))
+
+    assert note.endswith("self-influence: b. Not divided: a.")
+    assert text.endswith("|\n\nUnlike things are compared here. Divided by the root of each training example's "
+                         "self-influence: b. Not divided: a.")  # fmt: skip
+    assert write_markdown(tmp_path, "lds", lds[["method"]]).endswith("|")
+
+
+def test_a_method_that_is_divided_is_no_other_price_of_the_one_that_is_not():
+    few, many = {"draws": 10}, {"draws": 20}
+    methods = {
+        "few": MethodComponent(path="a:A", settings=few),
+        "many": MethodComponent(path="a:A", settings=many),
+        "few_self": MethodComponent(path="a:A", settings=few, normalize="self"),
+        "many_self": MethodComponent(path="a:A", settings=many, normalize="self"),
+    }
+
+    assert find_lines(methods) == [["few", "many"], ["few_self", "many_self"]]
 
 
 def test_growth_with_the_draws_is_that_of_what_was_scored():

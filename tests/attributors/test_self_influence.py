@@ -14,7 +14,7 @@ from tdabench.attributors.laplace_bif import LaplaceBIF
 from tdabench.attributors.running.like import MeanScores, divide_by_self_influence, measure_self_influence
 from tdabench.attributors.running.run import AttributionWarning, run_attributor
 from tdabench.seeds import make_generator
-from tdabench.testing import make_image_problem, make_text_problem
+from tdabench.testing import check_attributor, make_image_problem, make_text_problem
 
 SGLD = {"step_size": 1e-4, "inverse_temperature": 100.0, "localization": 1000.0, "batch_size": 16}
 
@@ -157,6 +157,17 @@ def test_correlations_of_tokens_are_not_divided_again(tmp_path):
 
     with pytest.raises(Unsupported, match="with level: token a correlation is divided token by token already"):
         measure_self_influence(method, problem, generator=make_generator(0, "like"))
+
+
+def test_the_public_check_compares_a_methods_own_way_with_its_scores():
+    @dataclasses.dataclass(frozen=True)
+    class Doubled(Plain):
+        def self_influence(self, problem, *, generator):
+            return 2 * self.method.self_influence(problem, generator=generator)
+
+    check_attributor(Kronfluence(strategy="identity"))
+    with pytest.raises(ValueError, match="self_influence\\(\\) of Doubled differs from its scores"):
+        check_attributor(Doubled(Kronfluence(strategy="identity")))
 
 
 @pytest.mark.parametrize(("found", "message"), [(torch.ones(7), "shape"), (torch.full((8,), torch.nan), "8 of 8")])

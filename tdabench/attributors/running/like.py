@@ -16,6 +16,7 @@ from tdabench.cost import Cost
 NORMALIZE = "normalize"  # the phase that the self-influence costs
 # Scores that are made at a time, of which only the diagonal is wanted: 256 MiB of them.
 SCORES = 2**26
+TOLERANCE = 0.02  # of the largest self-influence: a method may compute in bfloat16
 
 
 def knows_self_influence(attributor: Attributor) -> bool:
@@ -68,6 +69,28 @@ def _ask_for_diagonal(
             check_scores(scores, num_queries=num_examples(block), num_train=count)
             diagonals.append(scores.diagonal(offset=rows.start).clone())
     return torch.cat(diagonals)
+
+
+def check_self_influence(
+    attributor: Attributor, problem: Problem, scores: Float[Tensor, "train train"], *, generator: torch.Generator
+) -> None:
+    """Check that a method's own way to its self-influence, if it has one, gives the diagonal of its scores.
+
+    Args:
+        problem: That of the scores, whose queries are the training examples.
+
+    Raises:
+        ValueError: If it gives something else.
+    """
+    if not knows_self_influence(attributor):
+        return
+    expected = scores.diagonal()
+    difference = (measure_self_influence(attributor, problem, generator=generator).scores - expected).abs().max()
+    if difference > TOLERANCE * expected.abs().max():
+        raise ValueError(
+            f"self_influence() of {type(attributor).__name__} differs from its scores of the training examples for "
+            f"themselves (largest difference {difference:.3g}): it has to be their diagonal."
+        )
 
 
 def divide_by_self_influence(
