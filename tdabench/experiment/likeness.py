@@ -4,10 +4,7 @@ from typing import Any
 
 
 def check_likeness(experiment: Any) -> None:
-    """Check ``normalize`` and ``average`` of every method against the rest of the experiment.
-
-    Args:
-        experiment: An ``Experiment``, which is checked while it is made.
+    """Check ``normalize`` and ``average`` of every method against the rest of the ``Experiment``.
 
     Raises:
         ValueError: If there are fewer checkpoints than a mean is over, or a method is asked for what neither reaches:

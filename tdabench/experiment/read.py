@@ -224,7 +224,9 @@ def load_experiment(path: Path | str) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no experiment file {path}; the built-in ones are in experiments/.")
+        other = path.with_suffix(".yml")
+        remedy = f"rename {other} to {path.name}" if other.is_file() else "the built-in ones are in experiments/"
+        raise FileNotFoundError(f"There is no experiment file {path}; {remedy}.")
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -104,7 +104,7 @@ class Pythia:
             }
         )
 
-    def build(self, inputs: Shaped[Tensor, "example *position"], *, generator: torch.Generator) -> nn.Module:  # noqa: F821 (axes)
+    def build(self, inputs: Shaped[Tensor, "example *position"], *, generator: torch.Generator) -> nn.Module:
         """Build a freshly initialised model, in eval mode.
 
         Args:

@@ -161,22 +161,20 @@ def _check_weights(model: nn.Module, report: Mapping[str, Any], folder: Path) ->
     Args:
         report: What transformers says of the loading.
     """
-    wrong = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
-    if wrong:
-        raise ValueError(
-            f"The weights in {folder} don't fit its config.json: {len(wrong)} tensors are missing or of another shape, "
-            f"such as {min(wrong)}."
-        )
-    # Buffers that older versions saved are no weights.
-    more = [key for key in report["unexpected_keys"] if key.endswith((".weight", ".bias")) and "rotary" not in key]
-    if more:
-        raise ValueError(
-            f"The weights in {folder} don't fit its config.json: {len(more)} tensors have no place in the model, such "
-            f"as {min(more)}."
-        )
-    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
-    if broken:
-        raise ValueError(f"The weights in {folder} are NaN or infinite in {len(broken)} tensors, such as {broken[0]}.")
+    problems = {
+        "are missing or of another shape": [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])],
+        # Buffers that older versions saved are no weights.
+        "have no place in the model": [
+            key for key in report["unexpected_keys"] if key.endswith((".weight", ".bias")) and "rotary" not in key
+        ],
+        "are NaN or infinite": [name for name, values in model.named_parameters() if not values.isfinite().all()],
+    }
+    for problem, names in problems.items():
+        if names:
+            raise ValueError(
+                f"The weights in {folder} are damaged or don't fit its config.json: {len(names)} tensors {problem}, such "
+                f"as {min(names)}."
+            )
 
 
 def _check_causal(model: nn.Module, folder: Path) -> None:

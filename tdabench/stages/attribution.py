@@ -4,13 +4,13 @@ import importlib
 import itertools
 import logging
 
-from tdabench.attributors.base import ChainAttributor, Unsupported
+from tdabench.attributors.base import ChainAttributor
 from tdabench.attributors.running.run import run_chain
 from tdabench.experiment.read import Experiment
 from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
 from tdabench.stages.scoring import WHOLE, score
-from tdabench.stages.trial import Trial, query_of
+from tdabench.stages.trial import Trial, outcome_of, query_of
 from tdabench.storage.cell import Cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, save_tensors
@@ -32,9 +32,9 @@ def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine)
     try:
         attributor = trial.settled()
         scored = score(trial, attributor, query, folder=method, stream=trial.stream, chains=chains)
-    except Unsupported as reason:
-        logger.warning("%s is not supported here: %s", method, reason)
-        outcome = Outcome("unsupported", str(reason))
+    except Exception as error:
+        outcome = outcome_of(error, attributor)
+        logger.warning("%s: %s", method, outcome)
     else:
         outcome = Outcome.ok(scored.warnings)
         for path in trial.calibration:
@@ -53,16 +53,16 @@ def sample(experiment: Experiment, cell: Cell, method: str, chain: int, machine:
         chain: which one, from 0.
     """
     trial = Trial(experiment, cell, method, machine)
-    tensors, cost, outcome = {}, None, Outcome(WHOLE)
-    if isinstance(trial.own, ChainAttributor):
+    tensors, cost, outcome, attributor = {}, None, Outcome(WHOLE), trial.own
+    if isinstance(attributor, ChainAttributor):
         folder = f"{method}-{chain}"  # its own, since other chains may run at the same time
         try:
             attributor = trial.settled()
             with trial.lent_problem(query_of(trial.bench), folder=folder) as problem:
                 tensors, cost = run_chain(attributor, problem, chain, generator=trial.generator())
             outcome = Outcome()
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, attributor)
     path = cell.chains(method, chain + 1)[chain]
     save_tensors(path, tensors, trial.record(cost, outcome, chain=chain))
 
@@ -83,14 +83,14 @@ def vary(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> N
     trial = Trial(experiment, cell, method, machine)
     variance, base = experiment.variance, ("vary", cell.repeat, cell.train_size, method)
     folder = f"vary-{method}"  # its own, since `attribute` may run at the same time
-    scores, costs, outcome = {}, {}, Outcome()
+    scores, costs, outcome, attributor = {}, {}, Outcome(), trial.own
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
             attributor, stream = trial.settled(), (*base, first, run)
             scored = score(trial, attributor, trial.bench.query, folder=folder, stream=stream, first=first)
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, trial.own)
             break
         scores[f"scores-{first}-{run}"] = scored.tensors["scores"]
         costs[f"{first}-{run}"] = scored.cost.phases

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tdabench.attributors.base import Diverged, Problem, Unsupported
+from tdabench.attributors.base import Diverged, Problem
 from tdabench.attributors.running.like import (
     MeanScores,
     divide_by_self_influence,
@@ -17,7 +17,7 @@ from tdabench.attributors.running.like import (
 from tdabench.attributors.running.run import run_attributor, score_chains
 from tdabench.cost import Cost
 from tdabench.examples import Examples, num_examples
-from tdabench.stages.trial import Trial, make_workspace, require_supported
+from tdabench.stages.trial import Trial, make_workspace, outcome_of, require_result
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, load_tensors
 
@@ -104,10 +104,10 @@ def try_to_score(
     """Score with a method that may have no result: None then, and why."""
     try:
         scored = score_checkpoint(trial, attributor, problem, stream)
-    except Unsupported as reason:
-        return None, Outcome("unsupported", str(reason))
     except Diverged as reason:
         return None, Outcome("diverged", str(reason))
+    except Exception as error:
+        return None, outcome_of(error, attributor)
     return scored, Outcome.ok(scored.warnings)
 
 
@@ -118,7 +118,7 @@ def _attribute(
     records = [load_record(path) for path in chains]
     outcomes = [Outcome.of(record) for record in records]
     for outcome in outcomes:
-        require_supported(outcome)
+        require_result(outcome)
     if not records or any(outcome.kind == WHOLE for outcome in outcomes):
         return run_attributor(attributor, problem, generator=trial.generator(stream))
     attribution = score_chains(attributor, problem, [load_tensors(path) for path in chains])

@@ -12,6 +12,7 @@ from tdabench.attributors.base import Problem, Unsupported
 from tdabench.examples import Examples
 from tdabench.experiment.components import MethodComponent, instantiate
 from tdabench.experiment.read import Experiment
+from tdabench.runtime.blame import innermost_place, lacks_rule, one_line, plug_ins
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
 from tdabench.stages.bench import Bench
@@ -46,7 +47,7 @@ class Trial:
         if not self.calibration or not auto_settings(self.own):
             return self.own
         found = load_json(self.calibration[0])
-        require_supported(Outcome.of(found["record"]))
+        require_result(Outcome.of(found["record"]))
         return apply_proposal(self.own, found["proposed"])
 
     def problem(self, query: Examples, *, workspace: Path, first: int = 0) -> Problem:
@@ -107,7 +108,36 @@ def make_workspace(cell: Cell, name: str) -> Path:
     return folder.resolve()
 
 
-def require_supported(outcome: Outcome) -> None:
-    """Raise ``Unsupported`` if that is how a job ended."""
-    if outcome.kind == "unsupported":
-        raise Unsupported(outcome.reason)
+class NoResult(Unsupported):
+    """An earlier job of the method had no result, and why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+def outcome_of(error: Exception, attributor: Any) -> Outcome:
+    """Return why a method has no result: it says so, an operator has no rule, or a model can't be copied.
+
+    Raises:
+        Exception: The error, if it is another: a bug is no result, and ends its job.
+    """
+    if isinstance(error, NoResult):
+        return error.outcome
+    if isinstance(error, Unsupported):
+        return Outcome("unsupported", str(error))
+    if not lacks_rule(error):
+        raise error
+    kind = type(attributor)
+    place = innermost_place(error, plug_ins([kind.__module__]))
+    return Outcome("failed", f"{kind.__name__}: {one_line(error)} ({place})")
+
+
+def require_result(outcome: Outcome) -> None:
+    """Refuse to go on from a job without a result.
+
+    Raises:
+        NoResult: If it has none.
+    """
+    if outcome.kind in ("unsupported", "failed"):
+        raise NoResult(outcome)

@@ -132,7 +132,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path, model):
         ),
         (
             {"gpt_neox.final_layer_norm.bias": torch.full((32,), torch.nan)},
-            "are NaN or infinite in 1 tensors, such as gpt_neox.final_layer_norm.bias",
+            "1 tensors are NaN or infinite, such as gpt_neox.final_layer_norm.bias",
         ),
     ],
 )

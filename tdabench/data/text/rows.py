@@ -1,7 +1,9 @@
 """Text as rows of tokens: what language models are attributed on, and how documents become rows."""
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,12 +112,7 @@ def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequenc
 
 def _divide_documents(lengths: Sequence[int], share: float) -> int:
     """Return how many documents from the first on hold a share of all tokens."""
-    wanted, total = share * sum(lengths), 0
-    for count, length in enumerate(lengths):
-        if total >= wanted:
-            return count
-        total += length
-    return len(lengths)
+    return bisect.bisect_left([0, *itertools.accumulate(lengths)], share * sum(lengths))
 
 
 def _cut(documents: Iterable[Tokens], rows: Rows) -> list[Tokens]:
