@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
+from tdabench.attributors.running.like import check_self_influence
 from tdabench.attributors.running.run import batches_of, run_attributor, run_chain, score_chains
 from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
@@ -26,7 +27,8 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
     Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
     same generator, and nothing touched: the models, the examples and the global random states. If it samples chains
     apart (``tdabench.attributors.base.ChainAttributor``), also that they give the same scores in any order; if it says
-    what its batches are (``Batched``), that this can be used.
+    what its batches are (``Batched``), that this can be used; if it knows its self-influence, that this is the scores'
+    diagonal (``SelfInfluential``).
 
     Args:
         informative: Whether self-influence should be positive; not so for baselines that ignore the data.
@@ -57,7 +59,7 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
         if isinstance(attributor, ChainAttributor):
             _check_chains(attributor, problem, first, seed)
         if informative:
-            _check_self_influence(name, _run(attributor, make_self_problem(problem), seed))
+            _check_informative(attributor, make_self_problem(problem), seed)
 
 
 def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "query train"]:
@@ -104,7 +106,10 @@ def _random_states() -> dict[str, object]:
     }
 
 
-def _check_self_influence(name: str, scores: Float[Tensor, "query train"]) -> None:
+def _check_informative(attributor: Attributor, problem: Problem, seed: int) -> None:
+    """Check that an example helps itself most, on a problem whose queries are its training examples."""
+    name, scores = type(attributor).__name__, _run(attributor, problem, seed)
+    check_self_influence(attributor, problem, scores, generator=make_generator(seed, "check"))
     own = scores.diagonal().mean().item()
     others = (scores.sum() - scores.diagonal().sum()).item() / (scores.numel() - len(scores))
     if own <= 0 or own <= others:

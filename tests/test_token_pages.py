@@ -16,7 +16,8 @@ tokenizers = pytest.importorskip("tokenizers")
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "lds_digits.yaml")
 WORDS = ("a", "cat", "sat", "<b>dog</b>", "ran")
-OK = {"status": "ok", "method": {"settings": {"estimate": "correlation", "chains": 2, "draws": 30}}}
+SETTINGS = {"estimate": "correlation", "chains": 2, "draws": 30}
+OK = {"status": "ok", "method": {"settings": SETTINGS}, "attributor": SETTINGS}
 
 
 def make_tensors(*, pairs: bool = True, queries: tuple[int, ...] = (41, 7)) -> dict[str, torch.Tensor]:
@@ -27,6 +28,8 @@ def make_tensors(*, pairs: bool = True, queries: tuple[int, ...] = (41, 7)) -> d
     tensors = {
         "queries": torch.tensor(queries),
         "query_ids": torch.tensor([[0, 1, 2]] * count),
+        "query_counts": torch.tensor([[False, True, True]] * count),
+        "train_counts": torch.arange(5).expand(count, 4, 5) > 0,
         "train": torch.arange(4).repeat(count, 1) + 300,
         "train_ids": torch.tensor([[[0, 3, 2, 1, 4]] * 4] * count),
         "scores": scores.sum((1, 3)),
@@ -41,7 +44,7 @@ def cell(tmp_path) -> Cell:
     cell = Cell(tmp_path, 1, 250)
     save_tensors(cell.dataset, {"tokenizer": content}, {})
     save_tensors(cell.tokens("bif"), make_tensors(), OK)
-    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False), {"status": "ok"})
+    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False), OK)
     save_tensors(cell.tokens("trak"), {}, {"status": "unsupported: TRAK has no tokens"})
     return cell
 
@@ -68,7 +71,7 @@ def test_a_page_shows_every_method_with_its_words_scores_and_reason(cell):
     page = (run(cell, "bif", "ekfac", "trak") / "41.html").read_text()
 
     assert "Correlation of token losses, over 2 chains × 30 draws." in page
-    assert "A training token and the whole query." in page
+    assert "A training token and the whole query, over 2 chains × 30 draws." in page
     assert "TRAK has no tokens" in page
     assert "&lt;b&gt;dog&lt;/b&gt;" in page
     assert "<b>dog</b>" not in page
@@ -84,7 +87,7 @@ def test_a_page_shows_every_method_with_its_words_scores_and_reason(cell):
     ],
 )
 def test_methods_that_disagree_about_the_queries_are_refused(cell, changes, message):
-    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False) | changes, {"status": "ok"})
+    save_tensors(cell.tokens("ekfac"), make_tensors(pairs=False) | changes, OK)
 
     with pytest.raises(ValueError, match=message):
         run(cell, "bif", "ekfac")

@@ -508,4 +508,4 @@ def test_absent_data_without_a_network_names_the_folder_the_download_and_the_way
     assert "downloading it from https://www.cs.toronto.edu/" in error
     assert "--data or TDABENCH_DATA" in error
     assert "lds_digits needs no download" in error
-    assert not Path("results").exists()
+    assert not (tmp_path / "results").exists()

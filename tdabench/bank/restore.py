@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tdabench.bank.bank import Bank, hash_tensors
-from tdabench.bank.shards import differences
+from tdabench.bank.shards import conflicts
 from tdabench.bank.subsets import shard_subsets
-from tdabench.experiment.components import build, describe
+from tdabench.experiment.components import describe
 from tdabench.experiment.read import Experiment
+from tdabench.storage.cell import find_cell
 from tdabench.storage.records import load_tensors, save_tensors
 
 
@@ -50,32 +51,17 @@ def _check_experiment(record: Mapping[str, Any], folder: Path, experiment: Exper
             f"The bank is of repeat {place[1]} and train_size {place[2]}, and belongs into results/{'/'.join(place)}; "
             f"got {folder}."
         )
-    if record["settings"]["train_size"] not in experiment.data.train_sizes or int(place[1]) >= experiment.repeats:
+    find_cell(experiment, *record["stream"][1:])
+    sections = [name for name in record["settings"] if name != "train_size"]
+    theirs = {name: record["settings"][name] for name in sections}
+    mine: dict[str, Any] = {name: getattr(experiment, name) for name in sections}
+    theirs |= {"seed": record["seed"], "bank": record["bank"], "model code": record["hashes"].get("model")}
+    mine |= {"seed": experiment.seed, "bank": experiment.bank, "model code": describe(experiment.model).get("source")}
+    for key, own, their in conflicts(mine, theirs):
         raise ValueError(
-            f"The experiment {experiment.name} has train_sizes {list(experiment.data.train_sizes)} and "
-            f"{experiment.repeats} repeats; the bank is of train_size {place[2]} and repeat {place[1]} (from 0)."
+            f"The bank was made with other settings: {key} is {their} in the bank and {own} in the experiment "
+            f"{experiment.name}. Change the experiment, or retrain."
         )
-    wanted = {
-        "seed": experiment.seed,
-        "bank": experiment.bank,
-        "hashes.model": describe(experiment.model).get("source"),
-    }
-    found = {"seed": record["seed"], "bank": record["bank"], "hashes.model": record["hashes"].get("model")}
-    for section, values in record["settings"].items():
-        if section != "train_size":
-            wanted[section], found[section] = getattr(experiment, section), values
-    for section, value in wanted.items():
-        for key, mine, theirs in differences(value, _complete(value, found[section], section), section):
-            if key != "data.train_sizes":  # the sizes are nested: one that is added changes no other
-                raise ValueError(
-                    f"The bank was made with other settings: {key} is {theirs} in the bank and {mine} in the "
-                    f"experiment {experiment.name}. Change the experiment, or retrain."
-                )
-
-
-def _complete(like: Any, values: Any, section: str) -> Any:
-    """Bring recorded settings to today's class: a setting that came later has its default."""
-    return build(type(like), values, where=section) if isinstance(values, dict) else values
 
 
 def _check_input(hashes: Mapping[str, str], role: str, path: Path) -> None:

@@ -28,10 +28,6 @@ class CausalLM:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self) -> None:
-        if not self.weights.strip():
-            raise ValueError("model.weights must be a folder or an id on the Hugging Face hub, got an empty text.")
-
     def build(self, inputs: Int[Tensor, "example position"], *, generator: torch.Generator) -> nn.Module:
         """Refuse: the shape of the model is known only by its published weights.
 

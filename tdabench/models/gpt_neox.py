@@ -64,8 +64,6 @@ class Pythia:
     positions: Count | None = None
 
     def __post_init__(self) -> None:
-        if not self.weights.strip():
-            raise ValueError("model.weights must be random, hub, an id on the hub or a folder, got an empty text.")
         own = [name for name in Shape._fields if getattr(self, name) is not None]
         if own and self.weights != "random":
             raise ValueError(
@@ -110,20 +108,16 @@ class Pythia:
         """Build a freshly initialised model, in eval mode.
 
         Args:
-            inputs: Tokens; only their number of positions is used.
+            inputs: Tokens; nothing of them is used.
             generator: The stream of the initialisation.
 
         Raises:
-            ValueError: If the inputs are no tokens, or a row is longer than the model's positions.
+            ValueError: If the inputs are no tokens.
         """
         if inputs.ndim != 2 or inputs.is_floating_point():
             raise ValueError(
                 f"A Pythia reads rows of tokens, and these inputs are {inputs.dtype} of shape {tuple(inputs.shape)}: "
                 "choose a source of text (data.source), or a model of images."
-            )
-        if inputs.shape[1] > self.shape.positions:
-            raise ValueError(
-                f"Rows of {inputs.shape[1]} tokens are longer than model.positions, {self.shape.positions}."
             )
         return build_from_config(self.config(), dtype=self.dtype, generator=generator)
 

@@ -104,17 +104,12 @@ def cost_of(
         return _train(experiment, costs, train_size)
     if rule == "retrain":
         return _retrain(experiment, costs, train_size)
-    if rule == "judge":
-        return _judge(experiment, costs, train_size)
+    if rule == "judge":  # of all methods, one after the other: what was measured is one of them
+        found = costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
+        return found and {**found, "seconds": found["seconds"] * len(experiment.methods)}
     if rule in ("attribute", "sample", "calibrate"):
         return _of_method(rule, experiment, costs, train_size, method)
     return None
-
-
-def _judge(experiment: "Experiment", costs: Costs, train_size: int) -> dict[str, float] | None:
-    """Return what all methods of a cell take, one after the other: what was measured is one of them."""
-    found = costs.predict("evaluate", Size(train=train_size, query=num_queries(experiment)))
-    return None if found is None else {**found, "seconds": found["seconds"] * len(experiment.methods)}
 
 
 def _of_method(

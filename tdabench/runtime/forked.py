@@ -26,7 +26,7 @@ def run_in_fork(arguments: Sequence[str]) -> int | None:
     owner, _, address = os.environ.get(VARIABLE, "").partition(":")
     if not (owner.isdigit() and address) or os.environ.get("OMP_NUM_THREADS") != "1":
         return None
-    if not ALONE.isdisjoint(arguments[:1]) or not (_has_standard_files() and _descends_from(int(owner))):
+    if not ALONE.isdisjoint(arguments[:1]) or not _descends_from(int(owner)):
         return None
     request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
     content = json.dumps({**request, "interpreter": interpreter()}).encode()
@@ -66,14 +66,6 @@ def _passed_on(connection: socket.socket) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _has_standard_files() -> bool:
-    """Say whether input, output and error are open; the number of one that is not would be another file's."""
-    try:
-        return all(os.fstat(descriptor) for descriptor in STANDARD)
-    except OSError:
-        return False
 
 
 def _descends_from(ancestor: int) -> bool:

@@ -6,15 +6,14 @@ ends as the job ended. What the package and its plug-ins hold is imported in the
 
 A job runs by itself where the server can't stand for it: with more than one thread (libraries count theirs when they
 are imported), with another interpreter (a container), outside the run that started the server (a cluster's job gets the
-variables of the login node), without one of the three standard files, to measure what jobs cost, or if the server does
-not answer. Its peak memory is lower than by itself: pages of libraries that it never touches are not counted. On a
-machine with a GPU no server is started: a driver that was asked anything before a fork does not work after it.
+variables of the login node), to measure what jobs cost, or if the server does not answer. Its peak memory is lower than
+by itself: pages of libraries that it never touches are not counted. On a machine with a GPU no server is started: a
+driver that was asked anything before a fork does not work after it.
 """
 
 import atexit
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import gc
 import importlib
@@ -57,16 +56,15 @@ def start() -> subprocess.Popen[bytes] | None:
         The server, which must be kept: it ends when it is let go of. None where there is none: not on Linux from 5.3,
         with a GPU, if ``TDABENCH_FORKSERVER`` is set (to anything: ``off``), or if it can't be started.
     """
-    if VARIABLE in os.environ or not _can_watch() or any(Path(gpu).exists() for gpu in GPUS):
+    if VARIABLE in os.environ or any(Path(gpu).exists() for gpu in GPUS):
         return None
-    folder = None
+    folder = tempfile.mkdtemp(prefix="tdabench-")  # nobody else may enter
+    address = os.path.join(folder, "socket")
     try:
-        folder = tempfile.mkdtemp(prefix="tdabench-")  # nobody else may enter
-        address = os.path.join(folder, "socket")
+        os.close(os.pidfd_open(os.getpid()))  # by which a server watches its jobs
         server = _start_at(address)
-    except OSError:  # no room for a folder, a socket with so long a path, or a process
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    except (AttributeError, OSError):  # no such thing here, or no room for a socket with so long a path, or a process
+        shutil.rmtree(folder, ignore_errors=True)
         return None
     os.environ[VARIABLE] = f"{os.getpid()}:{address}"
     return server
@@ -88,22 +86,13 @@ def _start_at(address: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _can_watch() -> bool:
-    """Say whether this system gives descriptors of processes."""
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):
-        return False
-    return True
-
-
 def main() -> None:
     """Serve until the process at the other end of the standard input has ended, and the last job has too."""
     before = set(os.environ)
     _import(PRELOADED[0])
     job = _Server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2]).serve()
     if job is not None:
-        _run(job, before)
+        _run(*job, before)
 
 
 def _import(name: str) -> None:
@@ -111,19 +100,9 @@ def _import(name: str) -> None:
         importlib.import_module(name)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What a fork is to do.
-
-    Attributes:
-        request: The command's arguments, folder and environment.
-        descriptors: The command's standard input, output and error.
-        connection: Kept open: its end says that the job has ended, even if the server is no more.
-    """
-
-    request: dict[str, Any]
-    descriptors: list[int]
-    connection: socket.socket
+# What a fork is to do: the command's arguments, folder and environment; its standard input, output and error; and the
+# connection, whose end says that the job has ended, even if the server is no more.
+_Job = tuple[dict[str, Any], list[int], socket.socket]
 
 
 class _Server:
@@ -161,27 +140,25 @@ class _Server:
         """Take a request and fork; what can't be served is closed, and its command runs by itself."""
         connection, _ = self.listener.accept()
         connection.settimeout(10)
-        request, descriptors = None, []
-        with contextlib.suppress(OSError, ValueError):  # the command has ended meanwhile
+        process, descriptors, server = None, [], os.getpid()
+        with contextlib.suppress(OSError, ValueError):  # the command has ended meanwhile, or there is no room
             length, descriptors, _, _ = socket.recv_fds(connection, 8, len(STANDARD))
             request = json.loads(receive(connection, int.from_bytes(length, "big")))
-        process, server = None, os.getpid()
-        with contextlib.suppress(OSError):  # no room for another process
-            if request is not None and len(descriptors) == len(STANDARD) and request["interpreter"] == interpreter():
+            if request["interpreter"] == interpreter():
                 gc.freeze()  # what is the server's is not a job's to look through
                 process = os.fork()
-        if process is not None:
-            with contextlib.suppress(OSError):  # a group of its own, with all that it starts, from both sides at once
-                os.setpgid(process, process)
         if process == 0:
             _die_with(server)
+            os.setpgid(0, 0)  # a group of its own, with all that it starts, from both sides at once
             self._let_go()
-            return _Job(request, descriptors, connection)
+            return request, descriptors, connection
         for descriptor in descriptors:
             os.close(descriptor)
         if process is None:
             connection.close()
             return None
+        with contextlib.suppress(OSError):
+            os.setpgid(process, process)
         handle = os.pidfd_open(process)
         ended = functools.partial(self._report, process, handle, connection)
         self.selector.register(handle, selectors.EVENT_READ, ended)
@@ -228,31 +205,29 @@ def _die_with(server: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(job: _Job, before: set[str]) -> NoReturn:
+def _run(request: dict[str, Any], descriptors: list[int], _connection: socket.socket, before: set[str]) -> NoReturn:
     """Be the command that was asked for; ``before`` are the variables that the server was started with."""
-    for place, descriptor in enumerate(job.descriptors):
+    for place, descriptor in enumerate(descriptors):
         os.dup2(descriptor, place)
         os.close(descriptor)
-    environment, arguments = job.request["environment"], job.request["arguments"]
+    environment, arguments = request["environment"], request["arguments"]
     for name in before - set(environment):
         os.environ.pop(name, None)
     os.environ.update(environment)
-    os.chdir(job.request["folder"])
+    os.chdir(request["folder"])
     sys.argv = ["tdabench", *arguments]
     tempfile.tempdir = None  # found anew
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(" ".join(sys.argv[:2]), encoding="utf-8")  # what top shows
     # As in a process of its own; what matters here has seeds, a plug-in's random numbers may not.
-    if "torch" in sys.modules:
-        sys.modules["torch"].default_generator.seed()
-        sys.modules["numpy"].random.seed()
+    sys.modules["torch"].default_generator.seed()
+    sys.modules["numpy"].random.seed()
     status = importlib.import_module("tdabench.cli").run(arguments)
     # The interpreter's own end, without taking apart what was imported: that takes longer than many a job.
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):  # older than the job
-        if stream is not None and not stream.closed:
-            stream.flush()
+        stream.flush()
     for one in gc.get_objects():  # files that were left open
         if type(one) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
             with contextlib.suppress(ValueError):  # it is closed

@@ -1,12 +1,12 @@
 """Run a function in a process of its own, and end it where it takes too much time or memory."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import psutil
@@ -71,20 +71,9 @@ def _call(sender: multiprocessing.connection.Connection, function: Callable[...,
     except (OutOfMemory, MemoryError) as error:
         sent = (f"out of memory: {error}", None)
     except Exception as error:  # raised again, on the other side
-        error.blame = find_blame(error)
-        sent = ("raised", _sendable(error))
+        error.blame = find_blame(error)  # its frames stay here
+        sent = ("raised", error)
     sender.send(sent)
-
-
-def _sendable(error: Exception) -> Exception:
-    """Return an error that survives the way to another process: its text, where it doesn't itself."""
-    try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))
-    except Exception:  # whatever its class does
-        plain = RuntimeError(f"{type(error).__name__}: {error}")
-        plain.blame = getattr(error, "blame", None)
-        return plain
-    return error
 
 
 def _wait(
@@ -122,10 +111,8 @@ def _resident_bytes(pid: int) -> int:
     """Add up the resident memory of a process and of all that it started."""
     total = 0
     for process in _family(pid):
-        try:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
             total += process.memory_info().rss
-        except psutil.Error:  # it has ended meanwhile
-            continue
     return total
 
 
@@ -141,10 +128,8 @@ def _end(process: Any) -> None:
     """End a process with all that it started, if it still runs, and wait until the last of them is gone."""
     family = _family(process.pid)
     for one in family:
-        try:
+        with contextlib.suppress(psutil.Error):
             one.kill()
-        except psutil.Error:
-            continue
     process.join()
     deadline = time.monotonic() + PATIENCE
     while any(_runs(one) for one in family) and time.monotonic() < deadline:  # the signals may be on their way

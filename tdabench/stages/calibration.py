@@ -13,7 +13,7 @@ from tdabench.attributors.calibration.text import describe_calibration
 from tdabench.attributors.running.run import run_calibration
 from tdabench.experiment.read import Experiment
 from tdabench.runtime.machine import Machine
-from tdabench.stages.attribution import Trial, find_method, outcome_of, query_of
+from tdabench.stages.trial import Trial, find_method, outcome_of, query_of
 from tdabench.storage.cell import find_cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import save_json

@@ -8,7 +8,6 @@ from scipy import stats
 from tdabench.questions.scaling.laws import (
     Line,
     find_break_even,
-    fit_line,
     fit_power_law,
     hold_out_largest,
     predict_break_even,
@@ -79,14 +78,6 @@ def test_the_largest_measured_size_is_predicted_from_the_others_alone():
     assert predicted.low < predicted.value < predicted.high
 
 
-def test_a_line_through_the_queries_tells_what_is_paid_once():
-    line = fit_line([1, 8, 8, 64], [12.0, 25.0, 27.0, 138.0])
-
-    assert (line.once, line.per_query) == pytest.approx((10, 2))
-    assert fit_line([8, 8], [1.0, 2.0]) is None
-    assert fit_line([1, 8], [1.0, math.nan]) is None
-
-
 @pytest.mark.parametrize(
     ("fitted", "other", "queries"),
     [
@@ -100,7 +91,7 @@ def test_a_line_through_the_queries_tells_what_is_paid_once():
     ],
 )
 def test_a_fit_has_paid_for_itself_where_the_lines_cross(fitted, other, queries):
-    lines = [Line(once=once, per_query=per_query) for once, per_query in (fitted, other)]
+    lines = [Line(intercept=once, slope=per_query) for once, per_query in (fitted, other)]
 
     assert predict_break_even(*lines) == pytest.approx(queries)
 

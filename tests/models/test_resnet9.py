@@ -46,11 +46,7 @@ def test_whitening_and_scales_of_batch_norm_are_frozen_and_nothing_else():
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == 6
     assert frozen == {"0.weight", "0.bias", *(f"{name}.weight" for name in norms)}
-
-
-def test_layers_are_of_the_exact_types_that_kronfluence_tracks():
-    model = SMALL.build(_draw_images(8), generator=make_generator(0, "model"))
-
+    # Of the exact types that kronfluence tracks.
     assert sum(type(module) is nn.Conv2d for module in model.modules()) == 7
     assert sum(type(module) is nn.Linear for module in model.modules()) == 1
 
@@ -64,23 +60,20 @@ def test_convolutions_start_as_copies_of_their_inputs():
     torch.testing.assert_close(convolution(inputs).detach(), inputs, rtol=0, atol=1e-6)
 
 
-def test_logits_are_scaled_and_have_one_entry_a_class():
+def test_logits_are_scaled_and_have_one_entry_a_class_and_batch_norm_the_asked_momentum():
     images = _draw_images(8)
     plain, scaled = (
-        ResNet9(widths=(24, 24, 24), classes=7, logit_scale=scale).build(images, generator=make_generator(0, "model"))
+        ResNet9(widths=(24, 24, 24), classes=7, logit_scale=scale, norm_momentum=0.1).build(
+            images, generator=make_generator(0, "model")
+        )
         for scale in (1.0, 0.25)
     )
+    assert {module.momentum for module in plain.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
 
     logits = scaled.eval()(images)
 
     assert logits.shape == (8, 7)
     torch.testing.assert_close(logits, 0.25 * plain.eval()(images))
-
-
-def test_batch_norm_has_the_asked_momentum():
-    model = ResNet9(widths=(24, 24, 24), norm_momentum=0.1).build(_draw_images(8), generator=make_generator(0, "model"))
-
-    assert {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
 
 
 def test_initialisation_is_drawn_from_the_generator():

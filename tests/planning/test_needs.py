@@ -11,24 +11,19 @@ from tdabench.storage.records import save_json
 COST = {"seconds": 1200.0, "host_bytes": 4e9, "device_bytes": 0.0, "disk_bytes": 0.0}
 
 
-@pytest.mark.parametrize(("attempt", "expected"), [(1, 41), (2, 82), (3, 164)])
-def test_a_job_asks_for_twice_its_measured_time_and_twice_that_at_each_retry(attempt, expected):
-    assert minutes(COST, 6.0, attempt) == expected
-
-
-@pytest.mark.parametrize(("attempt", "expected"), [(1, 6000), (2, 12000)])
-def test_a_job_asks_for_half_again_its_measured_memory_and_twice_that_at_each_retry(attempt, expected):
-    assert megabytes(COST, attempt) == expected
-
-
-def test_a_job_that_was_not_measured_asks_for_an_hour_and_4_gb_and_more_at_each_retry():
-    assert [minutes(None, 3.0, attempt) for attempt in (1, 2)] == [60, 120]
-    assert [megabytes(None, attempt) for attempt in (1, 2)] == [4000, 8000]
-
-
-def test_a_short_job_still_asks_for_five_minutes_and_a_gigabyte():
-    assert minutes({**COST, "seconds": 0.1}, 3.0, 1) == 5
-    assert megabytes({**COST, "host_bytes": 1e6}, 1) == 1000
+@pytest.mark.parametrize(
+    ("cost", "start", "attempt", "expected"),
+    [
+        (COST, 6.0, 1, (41, 6000)),  # twice the measured time, half again the memory
+        (COST, 6.0, 2, (82, 12_000)),
+        (COST, 6.0, 3, (164, 24_000)),
+        (None, 3.0, 1, (60, 4000)),  # it was not measured
+        (None, 3.0, 2, (120, 8000)),
+        ({**COST, "seconds": 0.1, "host_bytes": 1e6}, 3.0, 1, (5, 1000)),  # the least
+    ],
+)
+def test_a_job_asks_for_more_than_was_measured_and_for_twice_that_at_each_retry(cost, start, attempt, expected):
+    assert (minutes(cost, start, attempt), megabytes(cost, attempt)) == expected
 
 
 @pytest.fixture

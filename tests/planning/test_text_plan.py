@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from tdabench.planning.jobs import Job
@@ -11,16 +13,14 @@ def test_a_plan_tells_jobs_time_memory_and_disk():
 
     assert "made: 13 jobs, 20 min of computing, about 10 min on 2 cores" in text
     assert "most memory of a job: 2.0 GB, so 4.0 GB on 2 cores; disk in the end: 50 MB" in text
-
-
-def test_more_cores_than_jobs_take_as_long_as_the_longest_job():
-    assert "about 2 min on 64 cores" in describe_plan("made", [JOB], {}, 4.0, 64)
+    rows = [line.split() for line in text.splitlines()[5:7]]
+    assert rows[0] == ["train", "250", "10", "2", "min", "20", "min", "2.0", "GB", "0", "kB", "50", "MB"]
+    assert rows[1] == ["others", "split", "3", "4", "s", "12", "s", "?", "?", "0", "kB"]
+    assert "about 2 min on 64 cores" in describe_plan("made", [JOB], {}, 4.0, 64)  # as long as the longest job
 
 
 def test_a_job_that_was_not_measured_is_named():
-    unknown = Job(
-        rule="attribute", what="mine, 250", count=1, seconds=None, host_bytes=None, device_bytes=None, disk_bytes=1.0
-    )
+    unknown = dataclasses.replace(JOB, rule="attribute", what="mine, 250", seconds=None, host_bytes=None)
 
     assert "Not measured, and not in the sums: attribute mine, 250" in describe_plan("made", [JOB, unknown], {}, 4.0, 2)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_tokens import CELL, make_methods, make_question
+from made_tokens import PLACE, make_methods, make_question
 from made_up import ATTACK, LONG, make_material, make_tables
 
 from tdabench.experiment.read import Experiment, load_experiment
@@ -42,8 +42,8 @@ def addresses(tmp_path_factory) -> dict[str, str]:
     tables["many_columns"] = pd.DataFrame({f"column_number_{place}": [place] for place in range(40)})
     pages = {
         "report.html": render_page(make_material(tables=tables, name="an_experiment_" * 6)),
-        "17.html": render_token_page(CELL, make_question(), make_methods(), neighbours=("3.html", None)),
-        "index.html": render_token_index(CELL, [make_question()], ["BIF"]),
+        "17.html": render_token_page(*PLACE, make_question(), make_methods(), neighbours=("3.html", None)),
+        "index.html": render_token_index(*PLACE, [make_question()], ["BIF"]),
     }
     folder = tmp_path_factory.mktemp("pages")
     for name, text in pages.items():

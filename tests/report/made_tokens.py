@@ -1,11 +1,14 @@
 """A made-up query with made-up token scores, of which every colour can be computed."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from tdabench.questions.tokens.page import Cell, MethodPassages, Passage, Question
+from tdabench.questions.tokens.page import MethodPassages, Passage, Question
+from tdabench.storage.cell import Cell
 
-CELL = Cell(experiment="lds_stories", repeat=0, train_size=400)
+PLACE = ("lds_stories", Cell(Path("results/lds_stories"), 0, 400))
 QUERY = ("Tell", " me", ":", " a", " cat", " ⏎\n", " ran")
 COUNTED = torch.tensor([False, False, False, True, True, True, True])
 TEXTS = (

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from made_tokens import CELL, COUNTED, QUERY, TEXTS, make_pairs, make_passage, make_question
+from made_tokens import COUNTED, PLACE, QUERY, TEXTS, make_pairs, make_passage, make_question
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
@@ -316,7 +316,7 @@ def test_the_page_writes_numbers_as_the_report_does(opened, tmp_path):
     )
     method = MethodPassages(label="EK-FAC", helpful=passages)
     path = tmp_path / "number.html"
-    path.write_text(render_token_page(CELL, make_question(), [method], neighbours=(None, None)), encoding="utf-8")
+    path.write_text(render_token_page(*PLACE, make_question(), [method], neighbours=(None, None)), encoding="utf-8")
     opened.get(path.as_uri())
     unfold(opened)
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from made_tokens import CELL, QUERY, TEXTS, make_methods, make_passage, make_question
+from made_tokens import PLACE, QUERY, TEXTS, make_methods, make_passage, make_question
 from parsed import Parsed
 
 from tdabench.questions.tokens.page import (
@@ -24,7 +24,7 @@ from tdabench.questions.tokens.page import (
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_token_page(CELL, make_question(), make_methods(), neighbours=("3.html", None))
+    return render_token_page(*PLACE, make_question(), make_methods(), neighbours=("3.html", None))
 
 
 def scores_of(page: str) -> dict:
@@ -61,7 +61,7 @@ def test_text_of_the_data_is_text_and_nothing_else():
     hostile = Passage(**vars(passage) | {"pieces": (attack, *passage.pieces[1:])})
     method = MethodPassages(label=attack, summary=attack, facts=((attack, attack),), helpful=(hostile,))
 
-    page = render_token_page(CELL, make_question(), [method], neighbours=(None, None))
+    page = render_token_page(*PLACE, make_question(), [method], neighbours=(None, None))
 
     assert page.count("<script") == 2
     assert "<img" not in page
@@ -84,7 +84,7 @@ def test_a_sequence_that_two_methods_name_leads_from_one_to_the_other(page):
 
 def test_the_scores_on_the_page_are_those_of_the_method_to_half_a_step():
     methods = make_methods()
-    packed = scores_of(render_token_page(CELL, make_question(), methods, neighbours=(None, None)))["methods"]
+    packed = scores_of(render_token_page(*PLACE, make_question(), methods, neighbours=(None, None)))["methods"]
 
     for method, written in zip(methods[:2], packed, strict=True):
         for passage, content in zip(method.passages, written["passages"], strict=True):
@@ -98,50 +98,20 @@ def test_the_scores_on_the_page_are_those_of_the_method_to_half_a_step():
                 np.testing.assert_allclose(found, exact.flatten().numpy(), atol=0.501 * step, rtol=0)
 
 
-def test_a_page_of_sixteen_long_sequences_stays_below_a_megabyte():
-    generator = torch.Generator().manual_seed(0)
-    pairs = torch.randn(50, 150, generator=generator)
-    passages = tuple(
-        Passage(
-            index=index,
-            pieces=(" token",) * 150,
-            counted=torch.ones(150, dtype=torch.bool),
-            score=1.0,
-            whole=pairs.sum(0),
-            pairs=pairs,
-        )
-        for index in range(8)
-    )
-    question = make_question()
-    asked = type(question)(index=1, pieces=(" token",) * 50, counted=torch.ones(50, dtype=torch.bool))
-    methods = [MethodPassages(label=label, helpful=passages, harmful=passages) for label in ("BIF", "EK-FAC")]
-
-    page = render_token_page(CELL, asked, methods, neighbours=(None, None))
-
-    assert len(page.encode()) < 1_000_000
-
-
-def test_scores_that_are_all_zero_are_packed_as_zeros():
+def test_scores_that_are_all_zero_are_packed_as_zeros_and_such_as_are_not_finite_refused():
     packed = pack_scores(torch.zeros(3))
 
     assert packed["strongest"] == 0
     assert unpack(packed).tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="needs finite scores"):
-        pack_scores(torch.tensor([1.0, bad]))
+        pack_scores(torch.tensor([1.0, float("nan")]))
 
 
 def test_a_colour_is_full_where_one_in_a_hundred_scores_is_as_strong():
     scores = torch.arange(1.0, 201.0)
 
     assert colour_limit([-scores[:50], scores[50:]]) == 198.0
-
-
-def test_a_colour_is_full_at_the_strongest_score_where_almost_all_are_zero():
-    assert colour_limit([torch.cat([torch.zeros(500), torch.tensor([-3.0])])]) == 3.0
+    assert colour_limit([torch.cat([torch.zeros(500), torch.tensor([-3.0])])]) == 3.0  # almost all are zero
     assert colour_limit([]) == 0.0
 
 
@@ -167,10 +137,9 @@ def test_the_index_leads_to_every_query_with_its_first_words_escaped():
     attack = make_question(5)
     hostile = type(attack)(index=5, pieces=("<b>", "x" * 300, "⏎\n"), counted=torch.ones(3, dtype=torch.bool))
 
-    page = render_token_index(CELL, [make_question(), hostile], ["BIF", "EK-FAC"])
+    page = render_token_index(*PLACE, [make_question(), hostile], ["BIF", "EK-FAC"])
 
     assert re.findall(r'<li><a href="(\d+\.html)"', page) == ["17.html", "5.html"]
     assert "Tell me: a cat ran" in text_of(page)
     assert "<b>" not in page
-    assert "x" * 156 + "…" in page
-    assert "x" * 157 not in page
+    assert "<p>…</p>" in page

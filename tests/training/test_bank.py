@@ -16,18 +16,6 @@ from tdabench.training.losses import image_loss_and_margin
 SETTINGS = BankSettings(subsets=7, fraction=0.4, retrains=2)
 
 
-@pytest.mark.parametrize(
-    ("num_train", "fraction", "size"), [(50, 0.5, 25), (50, 0.33, 16), (50, 0.35, 18), (3, 0.4, 1)]
-)
-def test_subset_of_fixed_size_has_the_asked_size(num_train, fraction, size):
-    settings = BankSettings(subsets=3, fraction=fraction)
-
-    masks = [draw_mask(num_train, settings, generator=make_generator(0, "mask", subset)) for subset in range(3)]
-
-    # round() takes halves to the even neighbour: 17.5 is 18.
-    assert [int(mask.sum()) for mask in masks] == [size] * 3
-
-
 @given(num_train=st.integers(2, 300), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**40))
 @settings(max_examples=50)
 def test_a_subset_of_any_fixed_size_has_it_and_is_its_streams_alone(num_train, fraction, seed):
@@ -75,16 +63,6 @@ def test_bernoulli_subset_keeps_every_example_with_the_asked_probability():
 def test_an_empty_or_whole_subset_is_an_error(fraction, what):
     with pytest.raises(ValueError, match=re.escape(f"A bank.fraction of {fraction} of 4 examples is {what}")):
         draw_mask(4, BankSettings(subsets=3, fraction=fraction), generator=make_generator(0, "mask"))
-
-
-@pytest.mark.parametrize("shards", [1, 3, 7])
-def test_shards_hold_every_subset_once_and_equally_many(shards):
-    settings = dataclasses.replace(SETTINGS, shards=shards)
-
-    parts = [shard_subsets(settings, shard) for shard in range(shards)]
-
-    assert [subset for part in parts for subset in part] == list(range(7))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize("shard", [-1, 3])
@@ -150,10 +128,11 @@ def test_a_model_that_diverges_is_nan_in_loss_and_margin_and_leaves_the_others()
     assert torch.equal(bank["loss"][~bank["loss"].isnan()], good["loss"][~bank["loss"].isnan()])
 
 
-def test_a_model_with_one_infinite_loss_has_diverged_on_every_query():
+@pytest.mark.parametrize("value", [torch.inf, 2e6])
+def test_a_model_with_one_infinite_or_huge_loss_has_diverged_on_every_query(value):
     def measure(model: nn.Module, examples: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         loss = torch.ones(len(examples["label"]))
-        return loss.masked_fill(examples["image"].flatten(1)[:, 0] == 3, torch.inf), loss
+        return loss.masked_fill(examples["image"].flatten(1)[:, 0] == 3, value), loss
 
     query = {"image": torch.arange(6.0)[:, None], "label": torch.zeros(6, dtype=torch.int64)}
 
@@ -206,15 +185,3 @@ def _fill(settings: BankSettings, shard: int = 0, *, seed: int = 0, stream=("ban
         retrain=retrain,
         measure=image_loss_and_margin,
     )
-
-
-def test_a_model_with_a_huge_finite_loss_has_diverged_too():
-    query = {"image": torch.zeros(3, 1), "label": torch.zeros(3, dtype=torch.int64)}
-
-    def measure(model, examples):
-        return torch.tensor([1.0, 2e6, 1.0]), torch.ones(3)
-
-    loss, margin = measure_queries(torch.nn.Identity(), query, measure)
-
-    assert loss.isnan().all()
-    assert margin.isnan().all()

@@ -1,16 +1,28 @@
 """Queries that are a prompt and its completion, as of Grosse et al. (2023): only the completion counts in the loss."""
 
-import json
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from jaxtyping import Int
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
 
-from tdabench.examples import IGNORED, Examples
+from tdabench.data.text.tokenizers import Tokenizer, Tokens
 
-Prompt = tuple[str, str, str]  # name, prompt, completion
-KEYS = ("name", "prompt", "completion")
+
+class Prompt(BaseModel, frozen=True):
+    """A query; nothing of one with an empty completion would count in the loss."""
+
+    name: Annotated[str, Field(min_length=1)]
+    prompt: str
+    completion: Annotated[str, Field(min_length=1)]
+
+
+class _File(BaseModel):
+    queries: Annotated[list[Prompt], Field(min_length=1)]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -18,94 +30,68 @@ def read_prompts(path: Path) -> list[Prompt]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 or not JSON, a key is missing or no text, a completion is empty, or two queries
-            have one name.
+        ValueError: If it is not JSON in UTF-8, a key is missing or no text, a completion is empty, or two queries have
+            one name.
     """
-    if not Path(path).is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file of queries {path}.")
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not valid UTF-8 at byte {error.start:,}: save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    queries = content.get("queries") if isinstance(content, dict) else None
-    if not isinstance(queries, list) or not queries:
-        raise ValueError(f'{path} needs the key queries: a list of {{"name", "prompt", "completion"}}.')
-    prompts = [_check_prompt(query, f"{path}: query {place}") for place, query in enumerate(queries)]
-    names = [name for name, _, _ in prompts]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+        prompts = _File.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8)).queries
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(
+            f'{path} needs {{"queries": [{{"name", "prompt", "completion"}}, ...]}}, and {where} is wrong: '
+            f"{first['msg']}."
+        ) from error
+    names = [prompt.name for prompt in prompts]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{path} has two queries named {twice[0]!r}: give each a name of its own.")
     return prompts
 
 
-def _check_prompt(query: Any, where: str) -> Prompt:
-    if not isinstance(query, dict):
-        raise ValueError(f"{where} is no mapping with {', '.join(KEYS)}, but {type(query).__name__}.")
-    for key in KEYS:
-        if key not in query:
-            raise ValueError(f"{where} lacks the key {key}.")
-        if not isinstance(query[key], str):
-            raise ValueError(f"{where}: {key} must be text, got {query[key]!r}.")
-        if any("\ud800" <= sign <= "\udfff" for sign in query[key]):
-            raise ValueError(f"{where}: {key} has half a character (a lone surrogate), which no UTF-8 can hold.")
-    name, prompt, completion = (query[key] for key in KEYS)
-    if not name:
-        raise ValueError(f"{where} has an empty name.")
-    if not completion:
-        raise ValueError(f"{where} ({name}) has an empty completion: nothing of it would count in the loss.")
-    return name, prompt, completion
-
-
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Any, positions: int, *, begin: int | None = None, truncate: bool = False
-) -> Examples:
-    """Tokenise queries into rows padded on the right; labels are -100 but for the completion.
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, positions: int | None
+) -> tuple[Int[Tensor, "query position"], Int[Tensor, "query 2"]]:
+    """Tokenise queries into rows padded on the right.
 
-    Prompt and completion are tokenised apart, so that no token holds a part of both.
+    Prompt and completion are tokenised apart, so that no token holds a part of both. Of a prompt that is too long, the
+    beginning is left out.
 
     Args:
-        tokenizer: Of the library tokenizers.
-        positions: Tokens of a row.
-        begin: A token before every prompt.
-        truncate: Leave out the beginning of a prompt that is too long, instead of refusing it.
+        positions: Tokens of a row; as many as the longest query has, if that is left open.
+
+    Returns:
+        The tokens, and the first and one past the last token of each completion.
 
     Raises:
-        ValueError: If a query has fewer than two tokens, or more than there are positions (a completion alone, if
-            prompts may be truncated).
+        ValueError: If a completion has no tokens, or leaves no room for a token before it: nothing predicts the first.
     """
-    tokens = torch.zeros(len(prompts), positions, dtype=torch.int64)
-    labels = torch.full_like(tokens, IGNORED)
-    for row, (name, prompt, completion) in enumerate(prompts):
-        before, after = (tokenizer.encode(text, add_special_tokens=False).ids for text in (prompt, completion))
-        before = _fit_prompt(name, before, after, positions, begin=begin, truncate=truncate)
+    befores = tokenizer.encode([prompt.prompt for prompt in prompts])
+    afters = Tokenizer(tokenizer.library).encode([prompt.completion for prompt in prompts])
+    lengths = [len(before) + len(after) for before, after in zip(befores, afters, strict=True)]
+    positions = positions or max(*lengths, 2)
+    tokens = torch.zeros(len(prompts), positions, dtype=torch.int32)
+    spans = torch.zeros(len(prompts), 2, dtype=torch.int32)
+    for row, (prompt, before, after) in enumerate(zip(prompts, befores, afters, strict=True)):
+        before = _fit_prompt(prompt.name, before, after, positions, begun=tokenizer.begin is not None)
         whole = torch.tensor([*before, *after])
         tokens[row, : len(whole)] = whole
-        first = max(len(before), 1)  # nothing predicts the first token
-        labels[row, first : len(whole)] = whole[first:]
-    return {"input_ids": tokens, "labels": labels}
+        spans[row] = torch.tensor([max(len(before), 1), len(whole)])  # nothing predicts the first token
+    return tokens, spans
 
 
-def _fit_prompt(
-    name: str, before: list[int], after: list[int], positions: int, *, begin: int | None, truncate: bool
-) -> list[int]:
+def _fit_prompt(name: str, before: Tokens, after: Tokens, positions: int, *, begun: bool) -> Tokens:
     """Return a prompt's tokens with the one that begins them, so many as there is room for before the completion."""
-    first = [] if begin is None else [begin]
     if not after:
         raise ValueError(f"The completion of query {name} has no tokens: nothing of it would count in the loss.")
-    total = len(first) + len(before) + len(after)
+    total = len(before) + len(after)
     if total < 2:
         raise ValueError(f"Query {name} has one token; it needs two, since nothing predicts the first.")
     if total <= positions:
-        return [*first, *before]
-    if not truncate:
-        raise ValueError(
-            f"Query {name} has {total:,} tokens and there is room for {positions:,}: raise the length of the rows, or "
-            "let prompts be truncated from the left."
-        )
-    room = positions - len(first) - len(after)
-    if room < 0 or len(first) + room == 0:
+        return before
+    first, room = before[:begun], positions - begun - len(after)
+    if room < 0 or begun + room == 0:
         raise ValueError(
             f"The completion of query {name} has {len(after):,} tokens and leaves no room in {positions:,} for a token "
             "before it: raise the length of the rows."

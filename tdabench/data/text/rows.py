@@ -1,7 +1,9 @@
 """Text as rows of tokens: what language models are attributed on, and how documents become rows."""
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from tdabench.data.base import Examples
 from tdabench.data.text.options import Rows
 from tdabench.data.text.prompts import encode_prompts, read_prompts
-from tdabench.data.text.tokenizers import Tokenizer, Tokens, choose_tokenizer, tokenizer_bytes
+from tdabench.data.text.tokenizers import Tokens, choose_tokenizer, tokenizer_bytes
 from tdabench.examples import IGNORED
 
 
@@ -82,7 +84,7 @@ def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequenc
         FileNotFoundError: If the tokenizer is neither there nor can be downloaded.
         ValueError: If a part of the text is too short to give a row.
     """
-    ordered = sorted(documents, key=_text_hash)[: rows.most_documents]
+    ordered = sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())[: rows.most_documents]
     tokenizer = choose_tokenizer(rows, ordered, root)
     encoded = tokenizer.encode(ordered)
     divided = _divide_documents([len(tokens) for tokens in encoded], rows.pretraining)
@@ -103,22 +105,14 @@ def make_text(documents: Sequence[str], rows: Rows, *, root: Path, test: Sequenc
             )
     stacked = {name: value for part, found in parts.items() for name, value in _stack(part, found, rows).items()}
     if rows.prompts is not None:
-        stacked |= _stack_prompts(Path(root) / rows.prompts, tokenizer, rows)
+        prompts = read_prompts(root / rows.prompts)
+        stacked["test_tokens"], stacked["test_spans"] = encode_prompts(prompts, tokenizer, rows.prompt_length)
     return TextData(**stacked, tokenizer=tokenizer_bytes(tokenizer))
-
-
-def _text_hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _divide_documents(lengths: Sequence[int], share: float) -> int:
     """Return how many documents from the first on hold a share of all tokens."""
-    wanted, total = share * sum(lengths), 0
-    for count, length in enumerate(lengths):
-        if total >= wanted:
-            return count
-        total += length
-    return len(lengths)
+    return bisect.bisect_left([0, *itertools.accumulate(lengths)], share * sum(lengths))
 
 
 def _cut(documents: Iterable[Tokens], rows: Rows) -> list[Tokens]:
@@ -136,17 +130,3 @@ def _stack(part: str, pieces: Sequence[Tokens], rows: Rows) -> dict[str, Tensor]
         tokens[place, : len(piece)] = torch.tensor(piece, dtype=torch.int32)
         spans[place, 1] = len(piece)
     return {f"{part}_tokens": tokens, f"{part}_spans": spans}
-
-
-def _stack_prompts(path: Path, tokenizer: Tokenizer, rows: Rows) -> dict[str, Tensor]:
-    prompts = read_prompts(path)
-    _, *parts = zip(*prompts, strict=True)  # prompt and completion are tokenised apart
-    befores, afters = (tokenizer.library.encode_batch(list(texts), add_special_tokens=False) for texts in parts)
-    longest = max(len(before) + len(after) for before, after in zip(befores, afters, strict=True))
-    begun = tokenizer.begin is not None
-    positions = rows.prompt_length or max(longest + begun, 2)
-    examples = encode_prompts(prompts, tokenizer.library, positions, begin=tokenizer.begin, truncate=True)
-    counted = examples["labels"] != IGNORED
-    first = counted.int().argmax(dim=1)
-    spans = torch.stack([first, first + counted.sum(dim=1)], dim=1)
-    return {"test_tokens": examples["input_ids"].int(), "test_spans": spans.int()}

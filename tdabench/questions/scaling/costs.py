@@ -2,17 +2,17 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
+from tdabench.drawing.table import declare
 from tdabench.questions.scaling.laws import (
-    Line,
     PowerLaw,
     Prediction,
     find_break_even,
-    fit_line,
     fit_power_law,
     hold_out_largest,
     predict_break_even,
@@ -24,17 +24,22 @@ TIMES = ("seconds", "cpu_seconds")
 AGAINST = ("parameters", "tracked_parameters")
 TOTAL = "total"
 
-FIT_COLUMNS = (
-    "method", "phase", "quantity", "draws", "against", "exponent", "low", "high", "coefficient", "sizes", "held_out",
-    "predicted", "predicted_low", "predicted_high", "measured",
-)  # fmt: skip
-PREDICTION_COLUMNS = (
-    "method", "size", "parameters", "tracked_parameters", "phase", "quantity", "draws", "against", "predicted",
-    "predicted_low", "predicted_high",
-)  # fmt: skip
-BREAK_EVEN_COLUMNS = (
-    "size", "parameters", "method", "other", "draws", "quantity", "predicted", "measured", "low", "high", "verdict",
-)  # fmt: skip
+FITS, PREDICTIONS, BREAK_EVEN = (
+    declare(name, columns, digits="%.10g")
+    for name, columns in (
+        (
+            "scaling_fits",
+            "method phase quantity draws against exponent low high coefficient sizes held_out predicted predicted_low "
+            "predicted_high measured",
+        ),
+        (
+            "scaling_predictions",
+            "method size parameters tracked_parameters phase quantity draws against predicted predicted_low "
+            "predicted_high",
+        ),
+        ("break_even", "size parameters method other draws quantity predicted measured low high verdict"),
+    )
+)
 RUN = ["method", "size", "parameters", "tracked_parameters", "queries", "repeat"]
 
 
@@ -78,7 +83,7 @@ def fit_costs(table: pd.DataFrame, *, queries: int, draws: int | None, confidenc
             largest = rows_of[rows_of[against] == size]
             row |= {"held_out": largest["size"].iloc[0], "measured": largest[place["quantity"]].mean(), **_told(found)}
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(FIT_COLUMNS))
+    return FITS.frame(rows)
 
 
 def predict_costs(
@@ -96,7 +101,7 @@ def predict_costs(
         for size in unseen.to_dict("records")
         if size["method"] == place["method"]
     ]
-    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
+    return PREDICTIONS.frame(rows)
 
 
 def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
@@ -120,27 +125,23 @@ def break_evens(table: pd.DataFrame, *, draws: int | None) -> pd.DataFrame:
             for quantity in TIMES:
                 found = _break_even(*pair, quantity, is_measured=made is None)
                 rows.append({**place, "quantity": quantity, **found})
-    return pd.DataFrame(rows, columns=list(BREAK_EVEN_COLUMNS))
+    return BREAK_EVEN.frame(rows)
 
 
 def _break_even(fitted: pd.DataFrame, other: pd.DataFrame, quantity: str, *, is_measured: bool) -> dict[str, Any]:
     means = [part.groupby("queries")[quantity].mean() for part in (fitted, other)]
     shared = sorted(set(means[0].index) & set(means[1].index))
-    lines = [fit_line(part["queries"].tolist(), part[quantity].tolist()) for part in (fitted, other)]
-    predicted = predict_break_even(*lines)
-    row = {"predicted": predicted if math.isfinite(predicted) else math.nan, "verdict": _verdict(*lines, predicted)}
+    predicted = predict_break_even(
+        *(statistics.linear_regression(mean.index.tolist(), mean.tolist()) for mean in means)
+    )
+    verdict = "never cheaper for good: a query costs more"
+    if math.isfinite(predicted):
+        verdict = "cheaper from some query on" if predicted else "cheaper from the first query on"
+    row = {"predicted": predicted if math.isfinite(predicted) else math.nan, "verdict": verdict}
     if not is_measured or not shared:
         return row
     value, low, high = find_break_even(shared, *([float(mean[count]) for count in shared] for mean in means))
     return {**row, "measured": value, "low": low, "high": high if math.isfinite(high) else math.nan}
-
-
-def _verdict(fitted: Line, other: Line, predicted: float) -> str:
-    if predicted == 0:
-        return "cheaper from the first query on"
-    if math.isfinite(predicted):
-        return "cheaper from some query on"
-    return "never cheaper for good: a query costs more" if fitted.per_query >= other.per_query else "never cheaper"
 
 
 def _told(found: Prediction) -> dict[str, float]:

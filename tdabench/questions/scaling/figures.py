@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tdabench.drawing.style import DARK, Styles, add_legend, make_panels, method_styles, styled, write_title
+from tdabench.questions.scaling.costs import TOTAL, total_costs
 
 GIB = 2.0**30
+# What tells one law of a method from another.
+LAW = ["method", "phase", "quantity", "draws"]
 # Share of a method's seconds from which its fit is shown apart.
 NOTABLE = 0.01
 # What a panel shows: quantity, label of its axis, and by what a number is divided.
@@ -35,16 +38,17 @@ def plot_scaling(table: pd.DataFrame, fits: pd.DataFrame, predictions: pd.DataFr
             what is measured and predicted.
     """
     fits, predictions = (frame[frame["against"] == "parameters"] for frame in (fits, predictions))
-    known = table[(table["queries"] == queries) & table["seconds"].notna()]
-    fitted = _fitted_methods(known)
-    fits = fits[(fits["phase"] != "fit") | fits["method"].isin(fitted)]
-    known = known.assign(host_bytes=known["peak_host_bytes"] - known["base_host_bytes"])
+    costs = total_costs(table)
+    costs = costs[costs["queries"] == queries]
+    fitted = _fitted_methods(costs)
+    fits = fits[(fits["phase"] == TOTAL) | (fits["phase"] == "fit") & fits["method"].isin(fitted)]
     styles = method_styles(table["method"])
-    panels = [panel for panel in PANELS if (known[panel[0]] > 0).any()] or PANELS[:1]
+    panels = [panel for panel in PANELS if (costs[panel[0]] > 0).any()] or PANELS[:1]
     figure, (grid,) = make_panels(1.6 + 3.4 * len(panels), 4.2, across=len(panels))
     for axes, (quantity, label, unit) in zip(grid, panels, strict=True):
-        _draw_measured(axes, known, quantity, unit, styles, fitted)
-        _draw_predicted(axes, fits, predictions, quantity, unit, styles, known["parameters"])
+        _draw_measured(axes, costs, quantity, unit, styles, fitted)
+        laws = fits[fits["quantity"] == quantity][[*LAW, "coefficient", "exponent"]].merge(predictions, "left", on=LAW)
+        _draw_predicted(axes, laws, unit, styles, costs["parameters"])
         axes.set(xscale="log", yscale="log", xlabel="parameters of the model", ylabel=label)
         _limit(axes)
     figure.legend(handles=_legend(fitted, predictions, styles), loc="outside lower center", ncols=4)
@@ -52,11 +56,11 @@ def plot_scaling(table: pd.DataFrame, fits: pd.DataFrame, predictions: pd.DataFr
     return figure
 
 
-def _fitted_methods(known: pd.DataFrame) -> list[str]:
+def _fitted_methods(costs: pd.DataFrame) -> list[str]:
     """Return the methods whose fit is a hundredth of their seconds at some size; for others it is nothing to show."""
-    seconds = known.pivot_table(index=["method", "parameters"], columns="phase", values="seconds", aggfunc="sum")
-    share = seconds.get("fit", pd.Series(0.0, seconds.index)) / seconds.sum(axis=1)
-    return sorted(set(share[share >= NOTABLE].index.get_level_values("method")))
+    seconds = costs.pivot_table(index=["method", "parameters"], columns="phase", values="seconds", aggfunc="sum")
+    share = seconds["fit"] / seconds[TOTAL] if "fit" in seconds else pd.Series(dtype=float)
+    return sorted({method for method, _ in share[share >= NOTABLE].index})
 
 
 def _limit(axes: Axes) -> None:
@@ -67,59 +71,33 @@ def _limit(axes: Axes) -> None:
 
 
 def _draw_measured(
-    axes: Axes, known: pd.DataFrame, quantity: str, unit: float, styles: Styles, fitted: Sequence[str]
+    axes: Axes, costs: pd.DataFrame, quantity: str, unit: float, styles: Styles, fitted: Sequence[str]
 ) -> None:
     """Draw each method's cost in all, filled, and beside it the seconds of its fit, smaller."""
-    run = ["method", "parameters", "repeat"]
-    how = "sum" if quantity in ("seconds", "disk_bytes") else "max"
-    total = known.groupby(run, as_index=False)[quantity].agg(how)
-    for method, rows in total[total[quantity] > 0].groupby("method", sort=False):
-        axes.plot(rows["parameters"], rows[quantity] / unit, linestyle="none", **_look(styles[method]))
-    fit = known[(known["phase"] == "fit") & known["method"].isin(fitted)]
-    if quantity == "seconds":
-        for method, rows in fit.groupby("method", sort=False):
-            look = _look(styles[method]) | {"markersize": 3, "alpha": 0.6}
-            axes.plot(rows["parameters"], rows["seconds"], linestyle="none", **look)
+    is_fit = (costs["phase"] == "fit") & costs["method"].isin(fitted) & (quantity == "seconds")
+    shown = costs[(costs[quantity] > 0) & (is_fit | (costs["phase"] == TOTAL))]
+    for (method, phase), rows in shown.groupby(["method", "phase"], sort=False):
+        look = _look(styles[method]) | ({"markersize": 3, "alpha": 0.6} if phase == "fit" else {})
+        axes.plot(rows["parameters"], rows[quantity] / unit, linestyle="none", **look)
 
 
-def _draw_predicted(
-    axes: Axes, fits: pd.DataFrame, predictions: pd.DataFrame, quantity: str, unit: float, styles: Styles,
-    measured: pd.Series,
-) -> None:  # fmt: skip
+def _draw_predicted(axes: Axes, laws: pd.DataFrame, unit: float, styles: Styles, measured: pd.Series) -> None:
     """Draw the power laws, dashed where nothing was measured, and the predictions, hollow with their intervals."""
-    made = _draws_made(fits)
-    for law in fits[fits["quantity"] == quantity].to_dict("records"):
-        colour = styles[law["method"]]["color"]
-        points = predictions[_same(predictions, law)]
-        more = law["method"] in made and law["draws"] > made[law["method"]]
-        fit = law["phase"] == "fit"
-        if law["phase"] not in ("fit", "total"):
-            continue
-        ends = [measured.min(), measured.max(), max([measured.max(), *points["parameters"]])]
+    made = laws.groupby("method")["draws"].min()
+    for (method, phase, _, draws), points in laws.groupby(LAW, sort=False, dropna=False):
+        ends = [measured.min(), measured.max(), max(measured.max(), points["parameters"].fillna(0).max())]
+        coefficient, exponent = points.iloc[0][["coefficient", "exponent"]]
         for (start, stop), dash in zip(itertools.pairwise(ends), ("-", "--"), strict=True):
             across = np.geomspace(start, stop, 2)
-            look = {"color": colour, "linewidth": 1.0, "linestyle": "-." if more else ":" if fit else dash}
-            axes.plot(across, law["coefficient"] * across ** law["exponent"] / unit, **look)
-        if not fit and len(points):
-            _draw_hollow(axes, points, unit, styles[law["method"]])
-
-
-def _draw_hollow(axes: Axes, points: pd.DataFrame, unit: float, style: Mapping[str, str]) -> None:
-    value = points["predicted"] / unit
-    low, high = (points[f"predicted_{end}"].replace(np.inf, np.nan) / unit for end in ("low", "high"))
-    look = _look(style) | {"markerfacecolor": "white"}
-    axes.errorbar(points["parameters"], value, [value - low, high - value], linestyle="none", elinewidth=0.6, **look)
-
-
-def _draws_made(fits: pd.DataFrame) -> dict[str, float]:
-    """Return how many draws each method that samples made."""
-    return fits.dropna(subset="draws").groupby("method")["draws"].min().to_dict()
-
-
-def _same(predictions: pd.DataFrame, law: Mapping[str, Any]) -> pd.Series:
-    draws = predictions["draws"].isna() if pd.isna(law["draws"]) else predictions["draws"] == law["draws"]
-    keys = ("method", "phase", "quantity")
-    return draws & np.logical_and.reduce([predictions[key] == law[key] for key in keys])
+            dash = "-." if draws > made[method] else ":" if phase == "fit" else dash
+            look = {"color": styles[method]["color"], "linewidth": 1.0, "linestyle": dash}
+            axes.plot(across, coefficient * across**exponent / unit, **look)
+        points = points.dropna(subset="predicted")
+        if phase == TOTAL and len(points):
+            value = points["predicted"] / unit
+            low, high = (points[f"predicted_{end}"].replace(np.inf, np.nan) / unit for end in ("low", "high"))
+            look = {**_look(styles[method]), "linestyle": "none", "elinewidth": 0.6, "markerfacecolor": "white"}
+            axes.errorbar(points["parameters"], value, [value - low, high - value], **look)
 
 
 def _look(style: Mapping[str, str]) -> dict[str, Any]:
@@ -166,12 +144,12 @@ def plot_break_even(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
 
 
 def _draw_queries(axes: Axes, rows: pd.DataFrame, styles: Styles) -> None:
-    for method, style in styles.items():
-        means = _seconds(rows[rows["method"] == method])
-        if len(means):
-            draws = rows.loc[rows["method"] == method, "draws"].iloc[0]
-            label = style["label"] if pd.isna(draws) else f"{style['label']}, {draws:,.0f} draws"
-            axes.plot(means.index, means, **{**style, "label": label})
+    """Draw the mean over repeats of each method's seconds in all."""
+    for method, own in rows.groupby("method"):
+        means = own.groupby(["queries", "repeat"])["seconds"].sum().groupby("queries").mean()
+        style, draws = styles[method], own["draws"].iloc[0]
+        label = style["label"] if pd.isna(draws) else f"{style['label']}, {draws:,.0f} draws"
+        axes.plot(means.index, means, **{**style, "label": label})
 
 
 def _draw_crossings(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame, styles: Styles) -> None:
@@ -192,8 +170,3 @@ def _draw_crossings(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame, sty
             axes.axvline(
                 crossing["predicted"], label=f"{styles[crossing['method']]['label']} cheaper from here on", **look
             )
-
-
-def _seconds(rows: pd.DataFrame) -> pd.Series:
-    """Return the mean over repeats of the seconds in all, by number of queries."""
-    return rows.groupby(["queries", "repeat"])["seconds"].sum().groupby("queries").mean()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
+Line = statistics.LinearRegression
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -48,14 +50,6 @@ class PowerLaw:
         reach = _quantile(self.points, confidence) * self.residual
         reach *= math.sqrt(1 + 1 / self.points + away**2 / self.squares)
         return Prediction(value=math.exp(value), low=_exp(value - reach), high=_exp(value + reach))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """A cost that grows with the queries: what is paid once, and what each query costs."""
-
-    once: float
-    per_query: float
 
 
 def fit_power_law(sizes: Sequence[float], costs: Sequence[float], *, confidence: float) -> PowerLaw | None:
@@ -111,20 +105,10 @@ def hold_out_largest(
     return None if law is None else (largest, law.predict(largest, confidence))
 
 
-def fit_line(queries: Sequence[int], costs: Sequence[float]) -> Line | None:
-    """Fit what is paid once and by query, by least squares; none if fewer than two numbers of queries were measured."""
-    known = zip(queries, costs, strict=True)
-    points = _mean_by([(float(count), cost) for count, cost in known if not math.isnan(cost)])
-    if len(points) < 2:
-        return None
-    slope, once = statistics.linear_regression(*zip(*points, strict=True))
-    return Line(once=once, per_query=slope)
-
-
 def predict_break_even(fitted: Line, other: Line) -> float:
     """Return the number of queries from which ``fitted`` is cheaper than ``other``; 0: always, infinity: never."""
-    ahead = other.once - fitted.once
-    saved = other.per_query - fitted.per_query
+    ahead = other.intercept - fitted.intercept
+    saved = other.slope - fitted.slope
     if ahead >= 0 and saved >= 0:
         return 0.0
     return -ahead / saved if saved > 0 else math.inf

@@ -12,7 +12,7 @@ from tdabench.drawing.files import write_figures, write_markdown
 from tdabench.drawing.section import Results, Shown
 from tdabench.drawing.table import declare
 from tdabench.experiment.read import Experiment
-from tdabench.questions.scaling.costs import BREAK_EVEN_COLUMNS, FIT_COLUMNS, PREDICTION_COLUMNS
+from tdabench.questions.scaling.costs import BREAK_EVEN, FITS, PREDICTIONS
 from tdabench.questions.scaling.figures import plot_break_even, plot_scaling
 from tdabench.storage.records import save_json
 
@@ -22,14 +22,6 @@ SCALING = declare(
     Column("draw_seconds", "A draw (s)"), Column("draw_cpu_seconds", "A draw, CPU (s)"), "device status",
     digits="%.10g",
 )  # fmt: skip
-FITS, PREDICTIONS, BREAK_EVEN = (
-    declare(name, *columns, digits="%.10g")
-    for name, columns in (
-        ("scaling_fits", FIT_COLUMNS),
-        ("scaling_predictions", PREDICTION_COLUMNS),
-        ("break_even", BREAK_EVEN_COLUMNS),
-    )
-)
 TABLES = (SCALING, FITS, PREDICTIONS, BREAK_EVEN)
 NUMBERS = SCALING.names[8:18]
 

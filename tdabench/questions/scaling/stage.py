@@ -24,8 +24,8 @@ from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_cos
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.attribution import find_method, outcome_of
 from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
+from tdabench.stages.trial import find_method, outcome_of
 from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome
@@ -33,8 +33,6 @@ from tdabench.storage.provenance import name_device
 from tdabench.storage.records import load_json, load_tensors, make_record, save_json
 
 logger = logging.getLogger(__name__)
-
-Sizes = dict[tuple[str, str], tuple[int, int]]
 
 # Queries with which a method's libraries and the device's kernels are warmed up, outside of what is measured.
 WARM_UP = 2
@@ -78,28 +76,27 @@ def project(experiment: Experiment) -> None:
 
     torch.set_num_threads(1)
     root = Path("results") / experiment.name
-    scaling, confidence = require_scaling(experiment), experiment.evaluation.confidence
-    dataset = root / "dataset.safetensors"
-    sizes = _count_all(experiment, dataset)
-    files = {
-        (method, size): root / "scale" / f"{method}-{size}.json"
-        for method, size in itertools.product(experiment.methods, scaling.names)
-    }
-    rows = [row for (method, size), path in files.items() for row in _rows(experiment, method, size, sizes, path)]
+    scaling, dataset = require_scaling(experiment), root / "dataset.safetensors"
+    examples = load_data(dataset).examples("train", torch.arange(2))
+    rows, unseen, files = [], [], []
+    for method, size in itertools.product(experiment.methods, (*scaling.names, *map(str, scaling.predict))):
+        place = {"method": method, "size": size}
+        place |= count_parameters(experiment, model_at(experiment, size), method, examples)
+        if size in scaling.names:
+            files.append(root / "scale" / f"{method}-{size}.json")
+            rows += _rows({"experiment": experiment.name, **place}, files[-1])
+        else:
+            unseen.append(place)
     table = make_scaling_table(rows)
-    unseen = [
-        {"method": method, "size": size, **_columns(sizes[method, size])}
-        for method, size in sizes
-        if size not in scaling.names
-    ]
-    settings = {"queries": experiment.data.queries, "draws": scaling.draws, "confidence": confidence}
+    settings = {"queries": experiment.data.queries, "draws": scaling.draws}
+    settings["confidence"] = experiment.evaluation.confidence
     tables = {
         "scaling": table,
         "scaling_fits": fit_costs(table, **settings),
         "scaling_predictions": predict_costs(table, pd.DataFrame(unseen), **settings),
         "break_even": break_evens(table, draws=scaling.draws),
     }
-    record = make_record({"scaling": scaling, "data": experiment.data}, inputs=[dataset, *files.values()])
+    record = make_record({"scaling": scaling, "data": experiment.data}, inputs=[dataset, *files])
     sys.stdout.write(write_scaling(experiment, root, tables, record))
 
 
@@ -145,34 +142,22 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
     Raises:
         OutOfMemory: If the device has too little.
     """
-    from tdabench.attributors.base import Diverged, OutOfDisk, Problem
+    from tdabench.attributors.base import Diverged, OutOfDisk
     from tdabench.attributors.running.run import run_attributor
-    from tdabench.training.losses import losses_of
 
-    experiment, method = job.experiment, job.method
-    bench = Bench(experiment, job.cell, job.machine)
-    attributor = instantiate(experiment.methods[method], f"methods.{method}")
+    bench = Bench(job.experiment, job.cell, job.machine)
+    attributor = instantiate(job.experiment.methods[job.method], f"methods.{job.method}")
     base = psutil.Process().memory_info().rss
-    losses = losses_of(bench.train)
+    kinds = {Diverged: "diverged", OutOfDisk: "out of disk"}
     with _device_memory_told():
-        problem = Problem(
-            models=(_make_model(bench, job),),
-            loss=losses.loss,
-            token_loss=losses.token_loss,
-            train=bench.train,
-            query=_repeat_queries(bench, queries),
-            reference=bench.reference,
-            workspace=workspace,
-        )
-        losses.loss(problem.models[0], take(bench.query, slice(0, WARM_UP))).sum().backward()
+        problem = _make_problem(bench, job, queries, workspace)
+        problem.loss(problem.models[0], take(bench.query, slice(0, WARM_UP))).sum().backward()
         problem.models[0].zero_grad(set_to_none=True)
         try:
-            generator = make_generator(experiment.seed, *_stream(method), repeat)
+            generator = make_generator(job.experiment.seed, *_stream(job.method), repeat)
             attribution = run_attributor(attributor, problem, generator=generator)
-        except Diverged as reason:
-            return {"status": f"diverged: {reason}"}
-        except OutOfDisk as reason:
-            return {"status": f"out of disk: {reason}"}
+        except tuple(kinds) as reason:
+            return {"status": str(Outcome(kinds[type(reason)], str(reason)))}
         except Exception as error:
             return {"status": str(outcome_of(error, attributor))}
     phases = {name: dataclasses.asdict(part) for name, part in attribution.cost.phases.items()}
@@ -185,7 +170,24 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
     }
 
 
-def count_parameters(experiment: Experiment, model: Component, method: str, examples: Examples) -> tuple[int, int]:
+def _make_problem(bench: Bench, job: _Job, queries: int, workspace: Path) -> Any:
+    """Make the problem with so many queries, from the first on; beyond the last, the same ones again."""
+    from tdabench.attributors.base import Problem
+    from tdabench.training.losses import losses_of
+
+    losses = losses_of(bench.train)
+    return Problem(
+        models=(_make_model(bench, job),),
+        loss=losses.loss,
+        token_loss=losses.token_loss,
+        train=bench.train,
+        query=take(bench.query, torch.arange(queries, device=bench.device) % num_examples(bench.query)),
+        reference=bench.reference,
+        workspace=workspace,
+    )
+
+
+def count_parameters(experiment: Experiment, model: Component, method: str, examples: Examples) -> dict[str, int]:
     """Count a model's parameters, and those that a method looks at, without memory for their values where that can be.
 
     Args:
@@ -200,32 +202,17 @@ def count_parameters(experiment: Experiment, model: Component, method: str, exam
             built = builder.build(inputs_of(examples), generator=torch.Generator())
     except (RuntimeError, NotImplementedError):  # a builder that computes with its weights
         built = builder.build(inputs_of(examples), generator=torch.Generator())
-    total = sum(parameter.numel() for parameter in built.parameters())
-    if not isinstance(attributor, Restricted):
-        return total, total
-    three = {"train": examples, "query": examples, "reference": examples}
-    problem = Problem(models=(built.eval(),), loss=losses_of(examples).loss, workspace=Path(), **three)
-    return total, attributor.count_tracked(problem)
+    total = tracked = sum(parameter.numel() for parameter in built.parameters())
+    if isinstance(attributor, Restricted):
+        three = {"train": examples, "query": examples, "reference": examples}
+        problem = Problem(models=(built.eval(),), loss=losses_of(examples).loss, workspace=Path(), **three)
+        tracked = attributor.count_tracked(problem)
+    return {"parameters": total, "tracked_parameters": tracked}
 
 
-def _count_all(experiment: Experiment, dataset: Path) -> Sizes:
-    """Count the parameters at every size, run or predicted: all, and those that each method looks at."""
-    examples = load_data(dataset).examples("train", torch.arange(2))
-    scaling = experiment.scaling
-    return {
-        (method, size): count_parameters(experiment, model_at(experiment, size), method, examples)
-        for method, size in itertools.product(experiment.methods, (*scaling.names, *map(str, scaling.predict)))
-    }
-
-
-def _columns(counts: tuple[int, int]) -> dict[str, int]:
-    return dict(zip(("parameters", "tracked_parameters"), counts, strict=True))
-
-
-def _rows(experiment: Experiment, method: str, size: str, sizes: Sizes, path: Path) -> Iterator[dict[str, Any]]:
+def _rows(place: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
     """Return a row a run and phase; one row for a run that there is no cost of."""
     for run in load_json(path)["runs"]:
-        place = {"experiment": experiment.name, "method": method, "size": size, **_columns(sizes[method, size])}
         run = {**run, **place}
         for name, part in run.pop("phases", {"score": {}}).items():
             yield {**run, "phase": name, **part}
@@ -242,21 +229,14 @@ def _make_model(bench: Bench, job: _Job) -> torch.nn.Module:
     return model.to(bench.device).eval()
 
 
-def _repeat_queries(bench: Bench, count: int) -> Examples:
-    """Return so many queries, from the first on; beyond the last, the same ones again."""
-    places = torch.arange(count, device=bench.device) % num_examples(bench.query)
-    return take(bench.query, places)
-
-
 @contextlib.contextmanager
 def _device_memory_told() -> Iterator[None]:
     """Tell a device's or an allocator's lack of memory from other errors."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(str(error).split(". ")[0]) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+    except RuntimeError as error:  # so is torch's own OutOfMemoryError
+        said = ("can't allocate memory", "not enough memory")
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said):
             raise OutOfMemory(str(error).split(". ")[0]) from error
         raise
 

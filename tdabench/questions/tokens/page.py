@@ -6,6 +6,7 @@ Scores are those of tdabench everywhere: positive means helpful.
 import base64
 import dataclasses
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from tdabench.drawing.columns import MINUS
 from tdabench.drawing.template import render_template
+from tdabench.storage.cell import Cell
 
 # Scores are whole numbers up to this one, times the sequence's strongest score.
 STEPS = 32_767
@@ -92,28 +94,21 @@ class Question:
     @property
     def beginning(self) -> str:
         """Its first words, as one line."""
-        text = " ".join("".join(self.pieces).replace("⏎", " ").replace("␣", " ").split())
-        if len(text) <= 160:
-            return text
-        cut = text[:159]
-        return f"{cut.rpartition(' ')[0] or cut}…"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-    """Where the queries come from."""
-
-    experiment: str
-    repeat: int
-    train_size: int
+        return textwrap.shorten("".join(self.pieces).replace("⏎", " ").replace("␣", " "), 160, placeholder="…")
 
 
 def render_token_page(
-    cell: Cell, question: Question, methods: Sequence[MethodPassages], *, neighbours: tuple[str | None, str | None]
+    experiment: str,
+    cell: Cell,
+    question: Question,
+    methods: Sequence[MethodPassages],
+    *,
+    neighbours: tuple[str | None, str | None],
 ) -> str:
     """Make a query's page; every text from data is escaped.
 
     Args:
+        experiment: Its name.
         neighbours: The files of the queries before and after it.
     """
     shown = [method for method in methods if not method.reason]
@@ -121,6 +116,7 @@ def render_token_page(
         "questions/tokens/templates/tokens.html.jinja",
         styles=["report/templates/page.css", "questions/tokens/templates/tokens.css"],
         script="questions/tokens/templates/tokens.js",
+        experiment=experiment,
         cell=cell,
         question=question,
         methods=shown,
@@ -135,11 +131,12 @@ def render_token_page(
     )
 
 
-def render_token_index(cell: Cell, questions: Sequence[Question], labels: Sequence[str]) -> str:
+def render_token_index(experiment: str, cell: Cell, questions: Sequence[Question], labels: Sequence[str]) -> str:
     """Make the page with every query's link and beginning."""
     return render_template(
         "questions/tokens/templates/tokens_index.html.jinja",
         styles=["report/templates/page.css", "questions/tokens/templates/tokens.css"],
+        experiment=experiment,
         cell=cell,
         questions=questions,
         labels=labels,
@@ -164,10 +161,10 @@ def pack_method(method: MethodPassages) -> dict[str, Any]:
         "pairLimit": colour_limit([passage.pairs for passage in method.passages if passage.pairs is not None]),
         "passages": [
             {
-                "whole": pack_scores(passage.whole),
-                "pairs": None if passage.pairs is None else pack_scores(passage.pairs),
+                name: None if scores is None else pack_scores(scores)
+                for name, scores in (("whole", one.whole), ("pairs", one.pairs))
             }
-            for passage in method.passages
+            for one in method.passages
         ],
     }
 
@@ -180,7 +177,7 @@ def pack_scores(scores: Float[Tensor, "..."]) -> dict[str, Any]:
     """
     if not scores.isfinite().all():
         raise ValueError("A page of tokens needs finite scores; a chain diverged, or a file is damaged.")
-    strongest = scores.abs().max().item() if scores.numel() else 0.0
+    strongest = scores.abs().max().item()
     rounded = (scores.double() * (STEPS / strongest)).round() if strongest else torch.zeros_like(scores)
     return {
         "strongest": strongest,
@@ -193,8 +190,6 @@ def colour_limit(scores: Sequence[Float[Tensor, "..."]]) -> float:
     if not scores:
         return 0.0
     strengths = torch.cat([part.flatten() for part in scores]).abs().sort().values
-    if not len(strengths):
-        return 0.0
     limit = strengths[math.ceil(FULL_COLOUR * len(strengths)) - 1].item()
     return limit or strengths[-1].item()
 

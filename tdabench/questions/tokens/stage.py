@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,18 @@ from tdabench.data.text.tokenizers import restore_tokenizer
 from tdabench.drawing.style import method_styles
 from tdabench.examples import Examples, take
 from tdabench.experiment.read import Experiment
-from tdabench.questions.tokens import page
-from tdabench.questions.tokens.page import MethodPassages, Question, render_token_index, render_token_page
-from tdabench.questions.tokens.passages import count_query_tokens, make_passages, make_question
+from tdabench.questions.tokens.page import MethodPassages, render_token_index, render_token_page
+from tdabench.questions.tokens.passages import make_passages, make_question
 from tdabench.runtime.machine import Machine
-from tdabench.stages.attribution import NoResult, Trial, outcome_of
+from tdabench.stages.trial import NoResult, Trial, outcome_of
 from tdabench.storage.cell import Cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, load_rows, load_tensors, save_tensors, save_text
 
 logger = logging.getLogger(__name__)
-TENSORS = ("query_ids", "query_counts", "train", "train_ids", "train_counts", "scores")
-TOKEN_SCORES = ("token_scores", "train_token_scores")
+TENSORS = (
+    "query_ids", "query_counts", "train", "train_ids", "train_counts", "scores", "token_scores", "train_token_scores",
+)  # fmt: skip
 
 
 def tokens(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
@@ -69,19 +69,35 @@ def tokens(experiment: Experiment, cell: Cell, method: str, machine: Machine) ->
 
 def pages(experiment: Experiment, cell: Cell) -> None:
     """Make a page for each query whose tokens were scored, and one with links to them all."""
-    place = page.Cell(experiment=experiment.name, repeat=cell.repeat, train_size=cell.train_size)
     output = cell.root / "tokens" / f"{cell.repeat}-{cell.train_size}"
     tokenizer = _load_tokenizer(cell.dataset)
-    files = {method: cell.tokens(method) for method in experiment.token_methods}
-    records = {method: load_record(path) for method, path in files.items()}
-    queries = _load_queries(files, records)
-    names = [f"{query}.html" for query in queries]
+    labels = {method: style["label"] for method, style in method_styles(experiment.token_methods).items()}
+    records = {method: load_record(cell.tokens(method)) for method in labels}
+    scored = [method for method in labels if Outcome.of(records[method]).is_ok]
+    if not scored:
+        reasons = ", ".join(Outcome.of(record).reason for record in records.values())
+        raise ValueError(f"No method scored tokens ({reasons}).")
+    found = {method: load_tensors(cell.tokens(method), ["queries"])["queries"] for method in scored}
+    queries = _require_same(found, "scored the tokens of different queries")
+    names = [None, *(f"{query}.html" for query in queries.tolist()), None]
     questions = []
-    for number, (question, methods) in enumerate(_load_pages(files, records, queries, tokenizer)):
-        around = (names[number - 1] if number else None, names[number + 1] if number + 1 < len(names) else None)
-        save_text(output / names[number], render_token_page(place, question, methods, neighbours=around))
+    for place, query in enumerate(queries.tolist()):  # one after another is read from the disk
+        rows = {method: _load_row(cell.tokens(method), place) for method in scored}
+        _require_same(
+            {method: row["query_ids"] for method, row in rows.items()}, f"have different tokens for query {query}"
+        )
+        question = make_question(query, rows[scored[0]], tokenizer)
+        methods = [
+            make_passages(label, rows[method], records[method], tokenizer)
+            if method in rows
+            else MethodPassages(label=label, reason=Outcome.of(records[method]).reason)
+            for method, label in labels.items()
+        ]
+        around = (names[place], names[place + 2])
+        page = render_token_page(experiment.name, cell, question, methods, neighbours=around)
+        save_text(output / question.file, page)
         questions.append(question)
-    save_text(output / "index.html", render_token_index(place, questions, list(_labels(files).values())))
+    save_text(output / "index.html", render_token_index(experiment.name, cell, questions, list(labels.values())))
 
 
 def choose_top(scores: Float[Tensor, "query train"], top: int) -> Int[Tensor, "query chosen"]:
@@ -122,60 +138,15 @@ def _load_tokenizer(path: Path) -> Any:
     return restore_tokenizer(tensors["tokenizer"])
 
 
-def _load_queries(files: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """Return the queries that every method scored.
-
-    Raises:
-        ValueError: If methods scored different ones, or none did.
-    """
-    scored = {method: path for method, path in files.items() if not _reason(records[method])}
-    found = {method: load_tensors(path, ["queries"])["queries"] for method, path in scored.items()}
-    if not found:
-        raise ValueError(f"No method scored tokens ({', '.join(_reason(record) for record in records.values())}).")
-    (first, queries), *others = found.items()
+def _require_same(tensors: Mapping[str, Tensor], problem: str) -> Tensor:
+    """Return what every method has alike."""
+    (first, tensor), *others = tensors.items()
     for method, own in others:
-        if not torch.equal(own, queries):
-            raise ValueError(f"{first} and {method} scored the tokens of different queries: run both again.")
-    return queries.tolist()
-
-
-def _load_pages(
-    files: Mapping[str, Path], records: Mapping[str, Mapping[str, Any]], queries: Sequence[int], tokenizer: Any
-) -> Iterator[tuple[Question, list[MethodPassages]]]:
-    """Return each query with what every method says about it; one query after another is read from the disk."""
-    labels = _labels(files)
-    for place, query in enumerate(queries):
-        rows = {method: _load_row(path, place) for method, path in files.items() if not _reason(records[method])}
-        ids = {method: row["query_ids"] for method, row in rows.items()}
-        (first, tokens), *others = ids.items()
-        for method, own in others:
-            if not torch.equal(own, tokens):
-                raise ValueError(f"{first} and {method} have different tokens for query {query}: run both again.")
-        counted = count_query_tokens(list(rows.values()))
-        yield (
-            make_question(query, tokens, counted, tokenizer),
-            [_make_method(labels[method], rows.get(method), counted, records[method], tokenizer) for method in files],
-        )
-
-
-def _make_method(
-    label: str, row: Mapping[str, Tensor] | None, counted: Tensor, record: Mapping[str, Any], tokenizer: Any
-) -> MethodPassages:
-    if row is None:
-        return MethodPassages(label=label, reason=_reason(record))
-    return make_passages(label, row, counted, record, tokenizer)
+        if not torch.equal(own, tensor):
+            raise ValueError(f"{first} and {method} {problem}: run both again.")
+    return tensor
 
 
 def _load_row(path: Path, place: int) -> dict[str, Tensor]:
-    tensors = {name: load_rows(path, name, [place]) for name in (*TENSORS, *TOKEN_SCORES)}
+    tensors = {name: load_rows(path, name, [place]) for name in TENSORS}
     return {name: tensor[0] for name, tensor in tensors.items() if tensor is not None}
-
-
-def _labels(methods: Mapping[str, Path]) -> dict[str, str]:
-    return {method: style["label"] for method, style in method_styles(methods).items()}
-
-
-def _reason(record: Mapping[str, Any]) -> str:
-    """Say why a method has no scores; nothing if it has."""
-    outcome = Outcome.of(record)
-    return "" if outcome.is_ok else outcome.reason
