@@ -213,7 +213,7 @@ def test_an_error_keeps_its_place_on_the_way_from_another_process(here):
 
 
 def test_a_bug_of_ours_shows_its_traceback(here, monkeypatch):
-    monkeypatch.setattr("tdabench.stages.attribution.make_workspace", lambda cell, name: cell.absent)
+    monkeypatch.setattr("tdabench.stages.scoring.make_workspace", lambda cell, name: cell.absent)
     monkeypatch.setattr("tdabench.runtime.blame.LIBRARIES", {Path(__file__).parent})  # the line above
 
     with pytest.raises(AttributeError, match="absent"):
