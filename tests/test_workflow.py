@@ -356,7 +356,7 @@ def test_results_that_were_copied_are_taken_as_they_are_once_they_are_touched(fi
     shutil.copytree(finished.path, place.path, copy_function=shutil.copy, ignore=shutil.ignore_patterns(".snakemake"))
     names = [path for path in sorted(place.results.rglob("*.safetensors")) if "workspace" not in path.parts]
     for age, path in enumerate(names):  # in an order that is no order of making: cp's is the folder's
-        os.utime(path, (1e9 - age, 1e9 - age))
+        os.utime(path, (1e9 + age, 1e9 + age))
     copied = place.plan()
 
     touched = place.snakemake("--touch", "--forceall", "tiny")

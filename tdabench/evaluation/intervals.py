@@ -94,7 +94,6 @@ def make_spread(
     subsets: Float[Tensor, " resample"],
     *,
     num_subsets: int,
-    bound: float = math.inf,
 ) -> Spread:
     r"""Make the distribution of a mean LDS, or of a difference, from the bootstrap's draws.
 
@@ -107,7 +106,6 @@ def make_spread(
         per_query: The estimate's value for each query; NaN ones are left out.
         both: Means over resampled subsets and queries.
         subsets: Means over the same resampled subsets and all queries.
-        bound: Of the spread.
     """
     seen = per_query[per_query.isfinite()]
     kept = both.isfinite() & subsets.isfinite()
@@ -129,7 +127,6 @@ def make_spread(
         over_queries=beyond,
         over_subsets=variance - beyond,
         freedom=min(freedom, count - 1) if count > 1 else freedom,
-        bound=bound,
     )
 
 
@@ -151,7 +148,8 @@ class ResampledLDS:
         """Return the distribution of a prediction's mean LDS, or of how much it exceeds another's."""
         parts = self.per_query.T, self.both, self.subsets
         values = [part[:, place] - (0 if less is None else part[:, less]) for part in parts]
-        return make_spread(*values, num_subsets=self.num_subsets, bound=1.0 if less is None else 2.0)
+        spread = make_spread(*values, num_subsets=self.num_subsets)
+        return dataclasses.replace(spread, bound=1.0 if less is None else 2.0)
 
 
 def resample_lds(

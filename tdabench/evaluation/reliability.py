@@ -117,9 +117,8 @@ def measure_reliability(losses: Float[Tensor, "subset retrain query"], resamples
     means = resampled_means(
         kept.transpose(0, 1), pairs, Resamples(subsets=resamples.subsets[:, complete], queries=resamples.queries)
     )
-    agreement = make_spread(
-        per_query, means.both.mean(dim=1), means.subsets.mean(dim=1), num_subsets=int(complete.sum()), bound=1.0
-    )
+    both, subsets = means.both.mean(dim=1), means.subsets.mean(dim=1)
+    agreement = dataclasses.replace(make_spread(per_query, both, subsets, num_subsets=int(complete.sum())), bound=1.0)
     return Reliability(per_query=per_query, agreement=agreement, retrains=retrains)
 
 

@@ -133,14 +133,18 @@ def score(
     table = score_bank(known, found, settings, evaluate_scores, seed=seed)
     if output is not None:
         write_csv(output, table, digits="%.6f")
-    for method in table["method"][table["high"] < 0]:
+    _warn_of_opposites(list(table["method"][table["high"] < 0]), known)
+    sys.stdout.write(format_scores(table) + "\n")
+
+
+def _warn_of_opposites(methods: list[str], bank: Bank) -> None:
+    for method in methods:
         logger.warning(
             "%s predicts the opposite of what was measured. Turn the scores (--negate), unless the bank is turned: its "
             "masks must be 1 for what a subset has, and what was measured, %s, low where a model is right.",
             method,
-            known.record.get("measure"),
+            bank.record.get("measure"),
         )
-    sys.stdout.write(format_scores(table) + "\n")
 
 
 def _read_foreign(form: str, sources: list[Path], tuning_queries: int, **names: Any) -> Bank:
