@@ -55,6 +55,11 @@ class Cost:
         total.peak_host_bytes = max(total.peak_host_bytes, part.peak_host_bytes)
         total.peak_device_bytes = max(total.peak_device_bytes, part.peak_device_bytes)
 
+    def add_phases(self, other: "Cost", *, name: str | None = None) -> None:
+        """Add the phases of another measurement; with a name, as that phase."""
+        for phase_name, part in other.phases.items():
+            self.add(name or phase_name, part)
+
     def add_recorded(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the phases of another job's record, as if it had been done here."""
         for name, part in recorded.items():

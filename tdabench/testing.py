@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdabench.attributors.base import Attributor, ChainAttributor, Examples, LossFn, Problem, take
+from tdabench.attributors.running.like import check_self_influence
 from tdabench.attributors.running.run import batches_of, run_attributor, run_chain, score_chains
 from tdabench.examples import IGNORED
 from tdabench.seeds import make_generator
@@ -26,7 +27,8 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
     Shape (query, train), finite floating-point scores, positive self-influence on average, the same scores from the
     same generator, and nothing touched: the models, the examples and the global random states. If it samples chains
     apart (``tdabench.attributors.base.ChainAttributor``), also that they give the same scores in any order; if it says
-    what its batches are (``Batched``), that this can be used.
+    what its batches are (``Batched``), that this can be used; if it knows its self-influence, that this is the scores'
+    diagonal (``SelfInfluential``).
 
     Args:
         informative: Whether self-influence should be positive; not so for baselines that ignore the data.
@@ -57,7 +59,10 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
         if isinstance(attributor, ChainAttributor):
             _check_chains(attributor, problem, first, seed)
         if informative:
-            _check_self_influence(name, _run(attributor, make_self_problem(problem), seed))
+            itself = make_self_problem(problem)
+            scores = _run(attributor, itself, seed)
+            _check_self_influence(name, scores)
+            check_self_influence(attributor, itself, scores, generator=make_generator(seed, "check"))
 
 
 def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "query train"]:

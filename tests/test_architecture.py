@@ -26,7 +26,7 @@ WRITING = re.compile(
 )
 # Results, and their folders; the scratch of a method; of the public check; the folder of a socket; /proc.
 WRITERS = re.compile(
-    r"(storage/.*|stages/attribution|questions/scaling/stage|testing|cost|runtime/devices|runtime/forkserver)\.py"
+    r"(storage/.*|stages/trial|questions/scaling/stage|testing|cost|runtime/devices|runtime/forkserver)\.py"
 )
 COMMANDS_WITHOUT_RULE = {
     "plan", "methods", "check", "power", "bank export", "bank import", "bank show", "bank score",

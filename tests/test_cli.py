@@ -1,5 +1,6 @@
 """The command line, as a person meets it: help, lists, errors of one line, and the check of a method."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -223,6 +224,17 @@ def test_what_the_files_show_to_be_wrong_is_one_line_too(capsys, loaded):
     line = _error(capsys, "train", "tiny", "--repeat", "0", "--train-size", "5000", "--checkpoint", "0")
 
     assert line.startswith("tdabench train: The split has 1297 examples, too few for train_size 5000")
+
+
+def test_the_home_folder_of_the_datas_place_is_found(here, monkeypatch):
+    def stage(data: Path = Path("data")) -> None:
+        """Look at it."""
+
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("TDABENCH_DATA", "~/data")
+    parsed = argparse.Namespace(data=None, planned=None)
+
+    assert command_line._values("dataset", stage, parsed) == {"data": Path("/home/someone/data")}
 
 
 # Settings that were planned

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from tdabench.experiment.components import Component, describe, instantiate
+from tdabench.experiment.components import Component, MethodComponent, describe, instantiate
 from tdabench.experiment.derived import models_of
 from tdabench.experiment.plug_ins import hash_plug_in
 from tdabench.experiment.read import Experiment, load_experiment
@@ -101,8 +101,8 @@ def test_every_value_of_a_file_arrives_in_its_place(tmp_path):
         training=Recipe(optimizer="adamw", epochs=2, batch_size=32, learning_rate=0.01, weight_decay=0.0),
         bank=BankSettings(subsets=6, fraction=0.5, retrains=2, shards=2),
         methods={
-            "random": Component(path="tdabench.attributors.baselines:Random"),
-            "gradsim": Component(
+            "random": MethodComponent(path="tdabench.attributors.baselines:Random"),
+            "gradsim": MethodComponent(
                 path="tdabench.attributors.kronfluence:Kronfluence", settings={"strategy": "identity"}
             ),
         },
@@ -146,7 +146,9 @@ def test_any_experiment_comes_back_equal_from_its_record(tmp_path, seed, sizes, 
     second = load_experiment(_write(tmp_path, _as_file(load_record(tmp_path / "record.json")["experiment"])))
 
     assert second == first
-    assert first.methods == {name: Component(path="mine:Mine", settings=values) for name, values in methods.items()}
+    assert first.methods == {
+        name: MethodComponent(path="mine:Mine", settings=values) for name, values in methods.items()
+    }
     assert (first.seed, first.data.train_sizes, first.bank.fraction) == (seed, tuple(sizes), fraction)
 
 

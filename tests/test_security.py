@@ -282,7 +282,7 @@ def test_scratch_on_disk_follows_no_link_either(here):
 
 
 def test_a_workspace_that_is_a_link_out_of_results_is_neither_emptied_nor_used(here):
-    from tdabench.stages.attribution import make_workspace
+    from tdabench.stages.trial import make_workspace
 
     cell = Cell(Path("results/tiny"), 0, 100)
     (here.parent / "outside" / "precious").write_text("precious")

@@ -133,7 +133,7 @@ def test_a_sweep_needs_tuning_queries(tmp_path, count):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("{step_sizes: [1]}", "Unknown key sweep.grid.step_sizes; the known ones are: step_size, inverse_temperature"),
+        ("{step_sizes: [1]}", "Unknown key sweep.grid.step_sizes; the known ones are: "),
         ("{step_size: [1, -1]}", "The point step_size=-1 of the sweep can't be: step_size must be positive"),
         ("{step_size: [fast]}", "The point step_size=fast of the sweep can't be: sweep.grid.step_size must be of type"),
         ("{status: [1]}", "sweep.grid can't have the key status: the table of the sweep has a column of that name."),

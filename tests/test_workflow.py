@@ -6,6 +6,7 @@ what judges results by one name.
 
 import dataclasses
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -350,6 +351,25 @@ def test_a_clone_that_comes_with_tables_still_runs_the_experiment(finished, tmp_
     assert named(place.plan()) == {"dataset", "split"} | MODELS | PROPERTIES
 
 
+def test_results_that_were_copied_are_taken_as_they_are_once_they_are_touched(finished, tmp_path):
+    place = Place(tmp_path / "place")
+    shutil.copytree(finished.path, place.path, copy_function=shutil.copy, ignore=shutil.ignore_patterns(".snakemake"))
+    names = [path for path in sorted(place.results.rglob("*.safetensors")) if "workspace" not in path.parts]
+    for age, path in enumerate(names):  # in an order that is no order of making: cp's is the folder's
+        os.utime(path, (1e9 - age, 1e9 - age))
+    copied = place.plan()
+
+    touched = place.snakemake("--touch", "--forceall", "tiny")
+    planned = place.plan()
+    place.change("localization: 1000", "localization: 999")
+
+    assert "split" in copied
+    assert touched.returncode == 0, touched.stderr
+    assert planned == set()
+    assert "attribute bif" in place.plan()
+    assert "retrain 0" not in place.plan()
+
+
 # Plug-ins: a method of one's own, and one with a fault
 
 MINE = """\
@@ -488,4 +508,4 @@ def test_absent_data_without_a_network_names_the_folder_the_download_and_the_way
     assert "downloading it from https://www.cs.toronto.edu/" in error
     assert "--data or TDABENCH_DATA" in error
     assert "lds_digits needs no download" in error
-    assert not Path("results").exists()
+    assert not (tmp_path / "results").exists()

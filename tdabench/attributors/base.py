@@ -187,6 +187,28 @@ class Batched(Attributor, Protocol):
         ...
 
 
+@runtime_checkable
+class SelfInfluential(Attributor, Protocol):
+    """A method with a cheaper way to its scores of the training examples for themselves.
+
+    ``normalize: self`` asks for them. Other methods are asked for scores with the training examples as queries.
+    """
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Return the diagonal of what ``attribute`` gives if the queries are the training examples.
+
+        It is called after ``attribute`` or ``score_chains``, with the same problem: what they left in the workspace is
+        there to be used.
+
+        Args:
+            generator: As ``attribute`` gets it, from its start.
+
+        Raises:
+            Unsupported: If there is no such thing; the table then shows the reason.
+        """
+        ...
+
+
 class Unsupported(Exception):
     """Raised by a method that can't run on a problem; the message says why, for the table."""
 

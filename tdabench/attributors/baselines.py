@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tdabench.attributors.base import Examples, Problem, batches, copy_model, num_examples
+from tdabench.attributors.base import Examples, Problem, Unsupported, batches, copy_model, num_examples
 from tdabench.attributors.running.passes import FORWARD, counted
 from tdabench.examples import batch_size_of
 from tdabench.runtime.progress import progress
@@ -22,6 +22,14 @@ class Random:
         """Draw the scores."""
         shape = num_examples(problem.query), num_examples(problem.train)
         return torch.randn(shape, generator=generator, device=generator.device)
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Refuse: chance has none.
+
+        Raises:
+            Unsupported: Always.
+        """
+        raise Unsupported("scores by chance have no self-influence that they could be divided by (normalize: self)")
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
         """Use none."""
@@ -62,6 +70,14 @@ class QueryIndependent:
             except NotImplementedError:
                 scores.append(self._differentiate_each(model, problem, parameters, direction, batch))
         return torch.cat(scores).expand(num_query, -1).clone()
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Refuse: no query is an example's own.
+
+        Raises:
+            Unsupported: Always.
+        """
+        raise Unsupported("scores that ignore the query have no self-influence to be divided by (normalize: self)")
 
     def batch_sizes(self, problem: Problem) -> dict[str, int]:
         """Return the examples of a pass."""

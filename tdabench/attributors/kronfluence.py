@@ -3,31 +3,24 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from kronfluence.analyzer import prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.utils.common.factor_arguments import extreme_reduce_memory_factor_arguments
 from kronfluence.utils.common.score_arguments import extreme_reduce_memory_score_arguments
-from torch import Tensor, nn
+from torch import Tensor
 
-from tdabench.attributors.adapters.kronfluence_analyzer import (
-    ExampleDataset,
-    compare_with_autograd,
-    heap_passed_over,
-    make_analyzer,
-)
+from tdabench.attributors.adapters.kronfluence_analyzer import ExampleDataset, compare_with_autograd, open_analyzer
 from tdabench.attributors.adapters.kronfluence_factors import gradients_within, require_disk
 from tdabench.attributors.adapters.kronfluence_layers import find_layers, output_embeddings
 from tdabench.attributors.adapters.kronfluence_processes import data_parallel
-from tdabench.attributors.adapters.kronfluence_task import make_task
 from tdabench.attributors.adapters.token_rows import BATCH_TOKENS
-from tdabench.attributors.base import Problem, Unsupported, copy_model, num_examples
+from tdabench.attributors.base import Problem, Unsupported, num_examples
 from tdabench.attributors.running.run import AttributionWarning
 from tdabench.cost import phase
 from tdabench.examples import is_text
-from tdabench.seeds import isolated_random_state
 
 # Memory of the queries' preconditioned gradients by default, for language models.
 QUERY_BYTES = 2**30
@@ -88,12 +81,24 @@ class Kronfluence:
             ValueError: If the factors don't fit on the disk.
         """
         _prepare(self, problem)
+        return self._share(attribute_part, problem, generator)
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Score every training example for itself, with the factors that ``attribute`` left in the workspace.
+
+        Raises:
+            Unsupported: As ``attribute``.
+        """
+        return self._share(self_influence_part, problem, generator)
+
+    def _share(self, function: Callable[..., Tensor], problem: Problem, generator: torch.Generator) -> Tensor:
+        """Let one process do all of a function's work, or several share it."""
         if self.processes == 1:
-            return attribute_part(self, problem, generator)
+            return function(self, problem, generator)
         if not next(iter(problem.train.values())).is_cuda:
             raise Unsupported(f"{self.processes} processes share kronfluence's work on GPUs only: set processes to 1.")
-        with data_parallel(attribute_part, self, problem, processes=self.processes, generator=generator):
-            return attribute_part(self, problem, generator)
+        with data_parallel(function, self, problem, processes=self.processes, generator=generator):
+            return function(self, problem, generator)
 
     def count_tracked(self, problem: Problem) -> int:
         """Count the parameters of the layers that kronfluence tracks."""
@@ -151,14 +156,8 @@ def attribute_part(
 ) -> Float[Tensor, "query train"] | Float[Tensor, "query train position"]:
     """Do this process's part, and return all scores, whichever process it is."""
     layers = find_layers(problem).tracked
-    task = make_task(problem, layers)
     fit, train, query, accumulated = _batch_sizes(attributor, problem, layers)
-    with isolated_random_state(generator), heap_passed_over():
-        model = prepare_model(copy_model(problem.models[0]), task)
-        alone = attributor.processes == 1
-        if not alone:
-            model = nn.parallel.DistributedDataParallel(model)
-        analyzer = make_analyzer(problem, model, task, cpu=alone, folder=str(problem.workspace), quiet=False)
+    with open_analyzer(problem, layers, processes=attributor.processes, generator=generator) as analyzer:
         with phase("fit"):
             analyzer.fit_all_factors(
                 factors_name="factors",
@@ -181,6 +180,22 @@ def attribute_part(
         )
         # kronfluence's score is the predicted drop of the query's loss: positive means helpful, as here.
         return analyzer.load_pairwise_scores(scores_name)["all_modules"].float()
+
+
+def self_influence_part(
+    attributor: Kronfluence, problem: Problem, generator: torch.Generator
+) -> Float[Tensor, " train"]:
+    """Do this process's part of the scores of training examples for themselves, and return all of them."""
+    layers = find_layers(problem).tracked
+    with open_analyzer(problem, layers, processes=attributor.processes, generator=generator) as analyzer:
+        analyzer.compute_self_scores(
+            scores_name="self_scores",
+            factors_name="factors",
+            train_dataset=ExampleDataset(problem.train),
+            per_device_train_batch_size=_batch_sizes(attributor, problem, layers)[1],
+            score_args=_score_arguments(attributor, layers=len(layers)),
+        )
+        return analyzer.load_self_scores("self_scores")["all_modules"].float()
 
 
 def _most_at_once(attributor: Kronfluence, problem: Problem, layers: list[str]) -> tuple[int, int, int]:

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = (".npy", ".npz", ".safetensors", ".csv")
-PADDING = -1
+from tdabench.bank.comma_separated import PADDING, parse_csv
+
+KINDS = (".npy", ".mmap", ".npz", ".safetensors", ".csv")
 
 
 def read_arrays(paths: Sequence[Path | str], *, ragged: str | None = None) -> dict[str, Tensor]:
-    """Read every array of some files, by name: the file's for .npy and .csv, the one inside for the others.
+    """Read every array of some files, by name: the file's for .npy, .mmap and .csv, the one inside for the others.
 
-    Nothing is ever unpickled.
+    An .mmap is what traker writes: an .npy by another name. Nothing is ever unpickled.
 
     Args:
         ragged: Name of the array that may have rows of different lengths in a .csv; they are filled up with -1.
@@ -63,30 +64,17 @@ def as_masks(values: Tensor, num_train: int | None) -> Tensor:
         raise ValueError(f"Masks must be a matrix (subset, train), got the shape {tuple(values.shape)}.")
     if num_train is not None:
         return _masks_of_indices(values, num_train)
-    wrong = (values != 0) & (values != 1)
-    if wrong.any():
-        raise ValueError(
-            f"Masks must be 0 or 1, got {values[wrong][0].item()}. If the rows are lists of indices, say how many "
-            "training examples there are with --num-train."
-        )
+    wrong = values[(values != 0) & (values != 1)]
+    if len(wrong):
+        if len(wrong.unique()) == 1 and not (values == 1).any():
+            remedy = f"All others are 0: save masks == {wrong[0].item():g}."
+        else:
+            remedy = (
+                "If the rows are lists of indices, say how many training examples there are with --num-train; counts "
+                "of a bootstrap, which has an example twice, can't be scored."
+            )
+        raise ValueError(f"Masks must be 0 or 1, got {wrong[0].item()}. {remedy}")
     return values.bool()
-
-
-def as_losses(values: Tensor) -> Tensor:
-    """Make losses (subset, retrain, query) of (subset, query), one model a subset, or leave them.
-
-    Raises:
-        ValueError: If they have another number of axes, or are true and false.
-    """
-    if values.dtype == torch.bool:
-        raise ValueError("Losses must be numbers, got true and false: are masks and losses swapped?")
-    if values.ndim == 2:
-        values = values[:, None]
-    if values.ndim != 3:
-        raise ValueError(
-            f"Losses must be (subset, query) or (subset, retrain, query), got the shape {tuple(values.shape)}."
-        )
-    return values if values.is_floating_point() else values.double()
 
 
 def _masks_of_indices(values: Tensor, num_train: int) -> Tensor:
@@ -95,9 +83,10 @@ def _masks_of_indices(values: Tensor, num_train: int) -> Tensor:
     wrong = ~((values >= PADDING) & (values < num_train) & (values == values.long()))
     if values.dtype == torch.bool or wrong.any():
         found = values[wrong][0].item() if wrong.any() else "true and false"
+        from_one = " If they count from 1, subtract 1." if found == num_train else ""
         raise ValueError(
             f"With --num-train {num_train}, masks are lists of indices from 0 to {num_train - 1}, filled up with "
-            f"{PADDING}; got {found}."
+            f"{PADDING}; got {found}.{from_one}"
         )
     counts = torch.zeros(len(values), num_train + 1, dtype=torch.int64)  # the last column counts the padding
     counts.scatter_add_(1, values.long() % (num_train + 1), torch.ones_like(values, dtype=torch.int64))
@@ -124,62 +113,55 @@ def _read_file(path: Path, ragged: str | None) -> dict[str, Tensor]:
 
 
 def _parse(path: Path, ragged: str | None) -> dict[str, Any]:
-    if path.suffix == ".npy":
+    if path.suffix in (".npy", ".mmap"):
+        _require_start(path, b"\x93NUMPY")
+        with path.open("rb") as file:
+            _read_header(file)
         # Mapped, not read: a header can claim more than the file has.
-        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)} if _starts(path, b"\x93NUMPY") else {}
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
     if path.suffix == ".npz":
-        return _read_npz(path) if _starts(path, b"PK") else {}
+        _require_start(path, b"PK")
+        return _read_npz(path)
     if path.suffix == ".csv":
-        return {path.stem: _read_csv(path.read_text(encoding="utf-8"), ragged == path.stem)}
+        return {path.stem: parse_csv(path.read_text(encoding="utf-8-sig"), ragged=ragged == path.stem)}
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _starts(path: Path, magic: bytes) -> bool:
+def _require_start(path: Path, magic: bytes) -> None:
     with path.open("rb") as file:
         if not file.read(len(magic)) == magic:
             raise ValueError("it is another kind of file; a pickle is never read.")
-    return True
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Read shape and type of an array, which may be no pickle."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"it has the version {version} of the format: numbers have 1.0 or 2.0.")
+    shape, _, dtype = read_header[version](file)
+    if dtype.hasobject:
+        raise ValueError(
+            "it has objects of Python, perhaps rows of different lengths: they are a pickle, which is never read. Save "
+            f"a matrix of numbers; lists of indices are filled up with {PADDING}, and read with --num-train."
+        )
+    return shape, dtype
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
         for member in archive.infolist():
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, _, dtype = read_header[version](file)
+                shape, dtype = _read_header(file)
             # Before memory is taken: a header can claim more than the file has.
             if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise ValueError(
                     f"{member.filename} is cut off: its header says {shape}, it has {member.file_size} bytes."
                 )
         return {name: arrays[name] for name in arrays.files}
-
-
-def _read_csv(text: str, ragged: bool) -> np.ndarray:
-    rows = [
-        [_number(cell, line) for cell in row.split(",")] for line, row in enumerate(text.splitlines(), 1) if row.strip()
-    ]
-    longest = max((len(row) for row in rows), default=0)
-    if not ragged and any(len(row) != longest for row in rows):
-        shortest = min(len(row) for row in rows)
-        raise ValueError(f"its rows have from {shortest} to {longest} values; all must have as many.")
-    return np.array([row + [PADDING] * (longest - len(row)) for row in rows], dtype=np.float64).reshape(
-        len(rows), longest
-    )
-
-
-def _number(cell: str, line: int) -> float:
-    word = cell.strip().lower()
-    if word in ("", "true", "false"):
-        return {"": math.nan, "true": 1.0, "false": 0.0}[word]
-    try:
-        return float(word)
-    except ValueError as error:
-        raise ValueError(f"line {line} has {cell.strip()[:40]!r}; it must have numbers only, and no header.") from error
 
 
 def _plain(values: Any, name: str) -> Tensor:

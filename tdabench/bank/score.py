@@ -24,6 +24,8 @@ BASELINE = "random"
 def read_scores(paths: Sequence[Path], bank: Bank, *, name: str, negate: bool) -> dict[str, Tensor]:
     """Read scores (query, train), each under its file's name (its path, where two are alike).
 
+    An .mmap is traker's: (train, query).
+
     Args:
         name: Which array of a file that has several.
         negate: Whether they are positive where an example harms.
@@ -39,6 +41,7 @@ def read_scores(paths: Sequence[Path], bank: Bank, *, name: str, negate: bool) -
         if not arrays:
             raise ValueError(f"{path} has no scores: the method couldn't run. Leave it out.")
         values = next(iter(arrays.values())) if len(arrays) == 1 else pick(arrays, name, "--name")
+        values = values.T if path.suffix == ".mmap" else values
         _check_scores(values, bank, path)
         values = values if values.is_floating_point() else values.double()
         scores[str(path) if stems.count(path.stem) > 1 else path.stem] = -values if negate else values

@@ -32,11 +32,11 @@ def _make_inert(value: Any) -> Any:
     return f"'{text}" if FORMULA.match(text) else text
 
 
-def write_markdown(folder: Path, name: str, table: pd.DataFrame) -> str:
-    """Write ``tables/NAME.md``, and return its text."""
+def write_markdown(folder: Path, name: str, table: pd.DataFrame, note: str = "") -> str:
+    """Write ``tables/NAME.md``, with a note below the table if there is one, and return its text."""
     # A bar in a text, such as a method's reason, would begin another cell.
     escaped = table.map(lambda value: value.replace("|", "\\|") if isinstance(value, str) else value)
-    text = escaped.to_markdown(index=False, disable_numparse=True)
+    text = escaped.to_markdown(index=False, disable_numparse=True) + (f"\n\n{note}" if note else "")
     save_text(folder / "tables" / f"{name}.md", text + "\n")
     return text
 

@@ -20,11 +20,17 @@ SHORT = 12  # rows of a table that is not folded by size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything that lies in an experiment's folder: tables and PNG figures by the name of their file."""
+    """Everything that lies in an experiment's folder: tables and PNG figures by the name of their file.
+
+    Attributes:
+        confidence: Of the intervals in the tables.
+        methods: By key, the methods' lines in the experiment file, as recorded.
+    """
 
     tables: Mapping[str, pd.DataFrame]
     figures: Mapping[str, bytes]
     confidence: float
+    methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def styles(self) -> Styles:

@@ -1,6 +1,7 @@
 """One declaration a table: its columns, how repeats are averaged, and how its numbers are kept and read."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from tdabench.drawing.files import write_csv
 from tdabench.evaluation.intervals import over_repeats
 
 PLACE = "experiment repeat train_size"
+# What the mean of a column, and so its interval over repeats, can't leave.
+RANGES = {
+    **dict.fromkeys(("lds", "tuning_lds", "agreement", "oracle", "rank_correlation"), (-1.0, 1.0)),
+    **dict.fromkeys(("ceiling", "overlap", "harmful_overlap", "auc"), (0.0, 1.0)),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,8 @@ class Table:
         for value, prefix in self.means.items():
             known = same[value].dropna().astype(float).tolist()
             if known:
-                interval = over_repeats(known, confidence)
+                least, most = RANGES.get(value, (-math.inf, math.inf))
+                interval = over_repeats(known, confidence, least=least, most=most)
                 row |= {value: interval.mean, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
                 row |= {} if prefix else {"standard_error": interval.standard_error}
         # Beside several means, counts are of all repeats.

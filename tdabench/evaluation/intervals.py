@@ -34,6 +34,7 @@ class Spread:
         over_queries: Variance of the mean over fresh queries beyond what fresh subsets bring.
         over_subsets: Variance over fresh subsets (and their models) for these queries.
         freedom: Degrees of freedom of the variance: one less than the subsets or the queries, whichever are fewer.
+        bound: Most that the mean's absolute value can be: 1 for a correlation, 2 for a difference of two.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class Spread:
     over_queries: float
     over_subsets: float
     freedom: int
+    bound: float = math.inf
 
     @property
     def standard_error(self) -> float:
@@ -48,9 +50,15 @@ class Spread:
         return math.sqrt(self.over_queries + self.over_subsets)
 
     def interval(self, confidence: float) -> Interval:
-        """Return the bootstrap's interval around the mean, as much wider as Student's t is than the normal law."""
+        """Return the bootstrap's interval around the mean, as much wider as Student's t is than the normal law.
+
+        At few subsets and an LDS near 1 it may reach beyond what a correlation can be, and is cut there. The truth
+        never lies beyond, so that it is held exactly as often as by the uncut one. On Fisher's scale it was held less
+        often in four of five kinds of simulated banks with few subsets and an LDS near 1 (69 to 89 % for 81 to 93 %).
+        """
         tail = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
         low, high = (self.mean + self.deviations.nanquantile(tail) * self._wider(confidence)).tolist()
+        low, high = within(low, self.bound), within(high, self.bound)
         return Interval(mean=self.mean, low=low, high=high, standard_error=self.standard_error)
 
     @property
@@ -68,6 +76,11 @@ class Spread:
         return float(stdtrit(self.freedom, upper) / ndtri(upper)) if self.freedom else math.nan
 
 
+def within(value: float, bound: float) -> float:
+    """Return the value that is nearest within ±bound; NaN stays."""
+    return max(min(value, bound), -bound)
+
+
 def student_p_value(mean: float, standard_error: float, freedom: float | int) -> float:
     """Return the two-sided p-value of a mean of 0; without a spread, a mean is 0 or it is not."""
     if standard_error > 0:
@@ -81,6 +94,7 @@ def make_spread(
     subsets: Float[Tensor, " resample"],
     *,
     num_subsets: int,
+    bound: float = math.inf,
 ) -> Spread:
     r"""Make the distribution of a mean LDS, or of a difference, from the bootstrap's draws.
 
@@ -93,6 +107,7 @@ def make_spread(
         per_query: The estimate's value for each query; NaN ones are left out.
         both: Means over resampled subsets and queries.
         subsets: Means over the same resampled subsets and all queries.
+        bound: Of the spread.
     """
     seen = per_query[per_query.isfinite()]
     kept = both.isfinite() & subsets.isfinite()
@@ -114,6 +129,7 @@ def make_spread(
         over_queries=beyond,
         over_subsets=variance - beyond,
         freedom=min(freedom, count - 1) if count > 1 else freedom,
+        bound=bound,
     )
 
 
@@ -135,7 +151,7 @@ class ResampledLDS:
         """Return the distribution of a prediction's mean LDS, or of how much it exceeds another's."""
         parts = self.per_query.T, self.both, self.subsets
         values = [part[:, place] - (0 if less is None else part[:, less]) for part in parts]
-        return make_spread(*values, num_subsets=self.num_subsets)
+        return make_spread(*values, num_subsets=self.num_subsets, bound=1.0 if less is None else 2.0)
 
 
 def resample_lds(
@@ -155,12 +171,19 @@ def resample_lds(
     return ResampledLDS(per_query=per_query, both=means.both, subsets=means.subsets, num_subsets=len(measured))
 
 
-def over_repeats(means: list[float], confidence: float) -> Interval:
-    """Mean over repeats with its standard error; the interval is Student's t, NaN for a single repeat."""
+def over_repeats(
+    means: list[float], confidence: float, *, least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """Mean over repeats with its standard error; the interval is Student's t, NaN for a single repeat.
+
+    Args:
+        least: What a mean can't be below, and its interval neither.
+        most: What it can't be above.
+    """
     values = torch.tensor(means, dtype=torch.float64)
     mean, count = values.mean().item(), len(values)
     if count < 2:
         return dataclasses.replace(NO_INTERVAL, mean=mean)
     error = (values.std() / count**0.5).item()
     reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
-    return Interval(mean=mean, low=mean - reach, high=mean + reach, standard_error=error)
+    return Interval(mean=mean, low=max(mean - reach, least), high=min(mean + reach, most), standard_error=error)

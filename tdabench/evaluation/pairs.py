@@ -10,10 +10,11 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from tdabench.evaluation.intervals import over_repeats, student_p_value
+from tdabench.evaluation.intervals import over_repeats, student_p_value, within
 from tdabench.evaluation.moderation import moderate_variances
 
 Row = dict[str, Any]
+ENDS = ("low", "high", "bootstrap_low", "bootstrap_high")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -93,6 +94,8 @@ def compare_repeats(comparisons: Sequence[Mapping[str, Any]], confidence: float)
             found.setdefault((row["first"], row["second"]), []).append((row, moved))
     rows = [_over_repeats(same, confidence) for same in found.values()]
     _moderate(rows, list(found.values()), confidence)
+    for row in rows:  # two correlations differ by 2 at most
+        row |= {end: within(row[end], 2.0) for end in ENDS if _known(row.get(end))}
     for row, corrected in zip(rows, holm([_number(row["p_value"]) for row in rows]), strict=True):
         row["p_holm"] = corrected
     means: dict[str, list[float]] = {}

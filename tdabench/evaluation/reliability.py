@@ -94,7 +94,7 @@ class Reliability:
                 "share_high": high}  # fmt: skip
 
     def _ceiling_of_end(self, agreement: float) -> float:
-        # Nothing agrees better than fully; an interval may reach beyond.
+        # Nothing agrees better than fully; a draw may reach beyond.
         return 0.0 if agreement <= 0 else lds_ceiling(min(agreement, 1.0), self.retrains)
 
 
@@ -118,7 +118,7 @@ def measure_reliability(losses: Float[Tensor, "subset retrain query"], resamples
         kept.transpose(0, 1), pairs, Resamples(subsets=resamples.subsets[:, complete], queries=resamples.queries)
     )
     agreement = make_spread(
-        per_query, means.both.mean(dim=1), means.subsets.mean(dim=1), num_subsets=int(complete.sum())
+        per_query, means.both.mean(dim=1), means.subsets.mean(dim=1), num_subsets=int(complete.sum()), bound=1.0
     )
     return Reliability(per_query=per_query, agreement=agreement, retrains=retrains)
 

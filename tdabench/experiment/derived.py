@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from tdabench.experiment.components import Component
+from tdabench.experiment.components import Component, MethodComponent
 from tdabench.experiment.read import Experiment
 from tdabench.experiment.sections import BankSettings
 
@@ -32,7 +32,7 @@ def models_of(experiment: Experiment) -> dict[str, Component]:
     return {**own, **{f"model at the size {name}": model_at(experiment, name) for name in names}}
 
 
-def component_at(experiment: Experiment, point: str) -> Component:
+def component_at(experiment: Experiment, point: str) -> MethodComponent:
     """Return the swept method with the settings of a point.
 
     Raises:
@@ -44,7 +44,7 @@ def component_at(experiment: Experiment, point: str) -> Component:
     if point not in points:
         raise ValueError(f"The sweep of {experiment.name} has no point {point!r}; the first is {next(iter(points))!r}.")
     method = experiment.methods[experiment.sweep.method]
-    return Component(path=method.path, settings={**method.settings, **points[point]})
+    return dataclasses.replace(method, settings={**method.settings, **points[point]})
 
 
 def settle_bank(experiment: Experiment, folder: Path, train_size: int) -> BankSettings:

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tdabench.experiment.components import Component, parse_component
+from tdabench.experiment.components import Component, MethodComponent, parse_component, parse_method
 from tdabench.experiment.grids import ScalingSettings, SweepSettings
+from tdabench.experiment.likeness import check_likeness
 from tdabench.experiment.sections import (
     BankSettings,
     DataSettings,
@@ -50,7 +51,7 @@ class Experiment:
     training: Recipe | None = None
     bank: BankSettings | None = None
     removal: RemovalSettings | None = None
-    methods: dict[str, Component]
+    methods: dict[str, MethodComponent]
     pretraining: Recipe | Literal["published"] | None = None
     repeats: Count = 1
     checkpoints: Count = 1
@@ -83,6 +84,7 @@ class Experiment:
         for section, check in _CHECKS.items():
             if getattr(self, section) is not None:
                 check(self, getattr(self, section))
+        check_likeness(self)
         if self.num_jobs > MOST_JOBS:
             raise ValueError(
                 f"The experiment has about {self.num_jobs:,} jobs, more than could be planned ({MOST_JOBS:,}): lower "
@@ -222,7 +224,9 @@ def load_experiment(path: Path | str) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no experiment file {path}; the built-in ones are in experiments/.")
+        other = path.with_suffix(".yml")
+        remedy = f"rename {other} to {path.name}" if other.is_file() else "the built-in ones are in experiments/"
+        raise FileNotFoundError(f"There is no experiment file {path}; {remedy}.")
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -243,8 +247,5 @@ def _parse_experiment(content: Any, name: str) -> Experiment:
         content["model"] = dataclasses.asdict(parse_component(content["model"], "builder", "model"))
     if "methods" in content:
         methods = require_mapping(content["methods"], "methods")
-        content["methods"] = {
-            key: dataclasses.asdict(parse_component(value, "attributor", f"methods.{key}"))
-            for key, value in methods.items()
-        }
+        content["methods"] = {key: parse_method(value, f"methods.{key}") for key, value in methods.items()}
     return build(Experiment, content, where="", name=name)

@@ -106,7 +106,8 @@ def _sweep_slices(experiment: Experiment, point: str | None) -> dict[str, Any]:
     judged = {"seed": experiment.seed, "evaluation": evaluation, "repeats": experiment.repeats, "sweep": sweep}
     slices = {"sweep": {}, "choose": {**judged, "sizes": list(experiment.data.train_sizes)}}
     if point is not None:
-        method = describe(component_at(experiment, point))
+        component = component_at(experiment, point)
+        method = describe(component) | component.likeness
         slices["sweep"] = {"seed": experiment.seed, "reference": experiment.data.reference, "method": method}
     return slices
 
@@ -132,17 +133,19 @@ def _scale_slice(experiment: Experiment, method: dict[str, Any], size: str | Non
 
 def _method_slices(experiment: Experiment, method: str, size: str | None) -> dict[str, Any]:
     described = describe(experiment.methods[method])
+    likeness = experiment.methods[method].likeness
     attribute = {"seed": experiment.seed, "reference": experiment.data.reference, "method": described}
+    scored = {**attribute, "method": described | likeness}
     variance = experiment.variance or VarianceSettings()
     tokens = dataclasses.asdict(experiment.tokens) if experiment.tokens else {}
     tokens.pop("methods", None)  # another method is another job, not another result
     return {
-        "attribute": attribute,
+        "attribute": scored,
         # With more chains, those that are there stay.
         "sample": {**attribute, "method": _without(described, "chains")},
         # See tdabench.attributors.base.Calibrated.
         "calibrate": {**attribute, "method": _without(described, "chains", "draws", "estimate")},
-        "vary": {**attribute, "checkpoints": variance.checkpoints, "runs": variance.runs},
+        "vary": {**scored, "checkpoints": variance.checkpoints, "runs": variance.runs},
         "tokens": {**attribute, "tokens": tokens},
         "scale": _scale_slice(experiment, described, size),
         "properties": {"seed": experiment.seed, "checkpoints": experiment.checkpoints, "method": described},

@@ -62,7 +62,12 @@ def load_material(experiment: Experiment, folder: Path) -> Material:
 
 def render_page(material: Material) -> str:
     """Make the page; every text from tables and records is escaped."""
-    results = Results(tables=material.tables, figures=_drop_repetitions(material), confidence=material.confidence)
+    results = Results(
+        tables=material.tables,
+        figures=_drop_repetitions(material),
+        confidence=material.confidence,
+        methods=material.record.get("experiment", {}).get("methods", {}),
+    )
     questions = (*load_shown(["lds", *material.tables]), costs.SHOWN)
     return render_template(
         "report/templates/page.html.jinja",

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from tdabench.runtime.blame import find_blame
+
 # Seconds between two looks at the memory: what grows faster than that by the rest of the machine is not caught.
 LOOK = 0.1
 # Seconds for what was killed to be gone; what waits for a disk that does not answer never is.
@@ -69,6 +71,7 @@ def _call(sender: multiprocessing.connection.Connection, function: Callable[...,
     except (OutOfMemory, MemoryError) as error:
         sent = (f"out of memory: {error}", None)
     except Exception as error:  # raised again, on the other side
+        error.blame = find_blame(error)  # its frames stay here
         sent = ("raised", error)
     sender.send(sent)
 

@@ -1,104 +1,21 @@
-"""The stages that run a method: calibrate it, sample a chain of it, score with it."""
+"""The stages that run a method: sample a chain of it, score with it."""
 
-import contextlib
 import importlib
 import itertools
 import logging
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from tdabench.attributors.base import ChainAttributor, Diverged, Problem, Unsupported
-from tdabench.attributors.running.run import Attribution, run_attributor, run_chain, score_chains
-from tdabench.examples import Examples, num_examples
-from tdabench.experiment.components import Component, instantiate
+from tdabench.attributors.base import ChainAttributor
+from tdabench.attributors.running.run import run_chain
 from tdabench.experiment.read import Experiment
 from tdabench.runtime.machine import Machine
 from tdabench.runtime.progress import progress
-from tdabench.seeds import make_generator
-from tdabench.stages.bench import Bench
+from tdabench.stages.scoring import WHOLE, score
+from tdabench.stages.trial import Trial, outcome_of, query_of
 from tdabench.storage.cell import Cell
-from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome
-from tdabench.storage.records import load_json, load_record, load_tensors, save_tensors
-from tdabench.training.losses import losses_of
+from tdabench.storage.records import load_record, save_tensors
 
 logger = logging.getLogger(__name__)
-WHOLE = "whole"  # of a chain: its method is run as a whole
-
-
-class Trial:
-    """One method of one cell: its settings, its stream of random numbers, and the problem that it is given."""
-
-    def __init__(self, experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
-        self.component = find_method(experiment, method)
-        self.bench = Bench(experiment, cell, machine)
-        self.cell, self.method = cell, method
-        self.own = instantiate(self.component, f"methods.{method}")
-        self.checkpoints = cell.checkpoints(experiment.checkpoints)
-        # The same one for a method's calibration, its chains and its scores.
-        self.stream: tuple[str | int, ...] = ("attribute", cell.repeat, cell.train_size, method)
-        self.calibration = [cell.calibration(method)] if experiment.has_calibration(method) else []
-
-    def settled(self) -> Any:
-        """Return the method with what its calibration found, where it says ``auto``.
-
-        Raises:
-            Unsupported: If it could not be calibrated.
-        """
-        from tdabench.attributors.calibration.auto import apply_proposal, auto_settings
-
-        if not self.calibration or not auto_settings(self.own):
-            return self.own
-        found = load_json(self.calibration[0])
-        _require_supported(Outcome.of(found["record"]))
-        return apply_proposal(self.own, found["proposed"])
-
-    def run(
-        self, attributor: Any, query: Examples, *, folder: str, stream: tuple[str | int, ...], first: int = 0
-    ) -> Any:
-        """Score with the method as a whole.
-
-        Args:
-            first: The checkpoint that is attributed.
-        """
-        problem = self.problem(query, workspace=make_workspace(self.cell, folder), first=first)
-        return run_attributor(attributor, problem, generator=self.generator(stream))
-
-    def problem(self, query: Examples, *, workspace: Path, first: int = 0) -> Problem:
-        """Make the problem with the checkpoints in turn, beginning with the one that is attributed."""
-        losses = losses_of(self.bench.train)
-        paths = [*self.checkpoints[first:], *self.checkpoints[:first]]
-        return Problem(
-            models=tuple(self.bench.load_model(path) for path in paths),
-            loss=losses.loss,
-            token_loss=losses.token_loss,
-            train=self.bench.train,
-            query=query,
-            reference=self.bench.reference,
-            workspace=workspace,
-        )
-
-    @contextlib.contextmanager
-    def lent_problem(self, query: Examples, *, folder: str) -> Iterator[Problem]:
-        """Make a problem whose workspace is gone afterwards, whatever happened."""
-        problem = self.problem(query, workspace=make_workspace(self.cell, folder))
-        try:
-            yield problem
-        finally:
-            shutil.rmtree(problem.workspace)
-
-    def generator(self, stream: tuple[str | int, ...] | None = None) -> torch.Generator:
-        """Return the random numbers of a stream, the method's own if none is named."""
-        return make_generator(self.bench.experiment.seed, *(self.stream if stream is None else stream))
-
-    def record(self, cost: Any, outcome: Outcome | str, *inputs: Path, **details: Any) -> dict[str, Any]:
-        """Describe a result of this method."""
-        details = {"stream": self.stream, "method": self.component, "status": str(outcome), **details}
-        return self.bench.record(cost, *self.checkpoints, *self.calibration, *inputs, **details)
 
 
 def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> None:
@@ -110,19 +27,19 @@ def attribute(experiment: Experiment, cell: Cell, method: str, machine: Machine)
         method: its key in the experiment file.
     """
     trial = Trial(experiment, cell, method, machine)
-    chains, attributor, attribution = cell.chains(method, experiment.num_chains(method)), trial.own, None
+    chains, attributor, scored = cell.chains(method, experiment.num_chains(method)), trial.own, None
+    query = query_of(trial.bench)
     try:
         attributor = trial.settled()
-        attribution = _attribute(trial, attributor, chains)
-    except Unsupported as reason:
-        logger.warning("%s is not supported here: %s", method, reason)
-        outcome = Outcome("unsupported", str(reason))
+        scored = score(trial, attributor, query, folder=method, stream=trial.stream, chains=chains)
+    except Exception as error:
+        outcome = outcome_of(error, attributor)
+        logger.warning("%s: %s", method, outcome)
     else:
-        outcome = Outcome.ok(attribution.warnings)
+        outcome = Outcome.ok(scored.warnings)
         for path in trial.calibration:
-            attribution.cost.add_recorded(load_record(path).get("cost", {}))
-    cost = attribution and attribution.cost
-    tensors = {} if attribution is None else _tensors(trial.bench, attribution)
+            scored.cost.add_recorded(load_record(path).get("cost", {}))
+    tensors, cost = ({}, None) if scored is None else (scored.tensors, scored.cost)
     save_tensors(cell.scores(method), tensors, trial.record(cost, outcome, *chains, attributor=attributor))
     # By name: of the draws another question is asked.
     importlib.import_module("tdabench.questions.diagnostics.stage").save_diagnosis(cell, method)
@@ -136,16 +53,16 @@ def sample(experiment: Experiment, cell: Cell, method: str, chain: int, machine:
         chain: which one, from 0.
     """
     trial = Trial(experiment, cell, method, machine)
-    tensors, cost, outcome = {}, None, Outcome(WHOLE)
-    if isinstance(trial.own, ChainAttributor):
+    tensors, cost, outcome, attributor = {}, None, Outcome(WHOLE), trial.own
+    if isinstance(attributor, ChainAttributor):
         folder = f"{method}-{chain}"  # its own, since other chains may run at the same time
         try:
             attributor = trial.settled()
             with trial.lent_problem(query_of(trial.bench), folder=folder) as problem:
                 tensors, cost = run_chain(attributor, problem, chain, generator=trial.generator())
             outcome = Outcome()
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+        except Exception as error:
+            outcome = outcome_of(error, attributor)
     path = cell.chains(method, chain + 1)[chain]
     save_tensors(path, tensors, trial.record(cost, outcome, chain=chain))
 
@@ -166,81 +83,16 @@ def vary(experiment: Experiment, cell: Cell, method: str, machine: Machine) -> N
     trial = Trial(experiment, cell, method, machine)
     variance, base = experiment.variance, ("vary", cell.repeat, cell.train_size, method)
     folder = f"vary-{method}"  # its own, since `attribute` may run at the same time
-    scores, costs, outcome = {}, {}, Outcome()
+    scores, costs, outcome, attributor = {}, {}, Outcome(), trial.own
     grid = itertools.product(range(variance.checkpoints), range(variance.runs))
     for first, run in progress(list(grid)[1:], "vary"):
         try:
             attributor, stream = trial.settled(), (*base, first, run)
-            attribution = trial.run(attributor, trial.bench.query, folder=folder, stream=stream, first=first)
-        except Unsupported as reason:
-            outcome = Outcome("unsupported", str(reason))
+            scored = score(trial, attributor, trial.bench.query, folder=folder, stream=stream, first=first)
+        except Exception as error:
+            outcome = outcome_of(error, trial.own)
             break
-        scores[f"scores-{first}-{run}"] = attribution.scores
-        costs[f"{first}-{run}"] = attribution.cost.phases
+        scores[f"scores-{first}-{run}"] = scored.tensors["scores"]
+        costs[f"{first}-{run}"] = scored.cost.phases
     record = trial.record(None, outcome, stream=base, variance=variance, costs=costs)
     save_tensors(cell.variations(method), scores, record)
-
-
-def find_method(experiment: Experiment, method: str) -> Component:
-    """Return the method of a name."""
-    if method not in experiment.methods:
-        raise ValueError(
-            f"There is no method {method} in {experiment.name}; there are {', '.join(experiment.methods)}."
-        )
-    return experiment.methods[method]
-
-
-def query_of(bench: Bench) -> Examples:
-    """Return the queries; with planted labels, the training examples follow, for their self-influence."""
-    if bench.planted is None:
-        return bench.query
-    return {name: torch.cat([values, bench.train[name]]) for name, values in bench.query.items()}
-
-
-def try_method(trial: Trial, attributor: Any, problem: Problem, generator: torch.Generator) -> tuple[Any, Outcome]:
-    """Run a method that may have no result: None then, and why."""
-    try:
-        attribution = run_attributor(attributor, problem, generator=generator)
-    except Unsupported as reason:
-        return None, Outcome("unsupported", str(reason))
-    except Diverged as reason:
-        return None, Outcome("diverged", str(reason))
-    return attribution, Outcome.ok(attribution.warnings)
-
-
-def make_workspace(cell: Cell, name: str) -> Path:
-    """Make an empty folder for a method's scratch."""
-    folder = cell.workspace(name)
-    check_place(folder / "scores")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder.resolve()
-
-
-def _attribute(trial: Trial, attributor: Any, chains: list[Path]) -> Attribution:
-    """Make scores of a method's chains where they were sampled apart, or run it whole."""
-    records = [load_record(path) for path in chains]
-    outcomes = [Outcome.of(record) for record in records]
-    for outcome in outcomes:
-        _require_supported(outcome)
-    query = query_of(trial.bench)
-    if not records or any(outcome.kind == WHOLE for outcome in outcomes):
-        return trial.run(attributor, query, folder=trial.method, stream=trial.stream)
-    problem = trial.problem(query, workspace=make_workspace(trial.cell, trial.method))
-    attribution = score_chains(attributor, problem, [load_tensors(path) for path in chains])
-    for record in records:
-        attribution.cost.add_recorded(record["cost"])
-    return attribution
-
-
-def _tensors(bench: Bench, attribution: Attribution) -> dict[str, torch.Tensor]:
-    num_queries = num_examples(bench.query)
-    tensors = {"scores": attribution.scores[:num_queries]}
-    if bench.planted is not None:
-        tensors["self_influence"] = attribution.scores[num_queries:].diagonal()
-    return tensors
-
-
-def _require_supported(outcome: Outcome) -> None:
-    if outcome.kind == "unsupported":
-        raise Unsupported(outcome.reason)

@@ -37,7 +37,10 @@ def import_(
     sources: list[Path],
     format: Literal["tdabench", "kronfluence", "arrays"] = "tdabench",
     masks: str = "masks",
-    losses: str = "losses",
+    losses: str | None = None,
+    margins: str | None = None,
+    negative: bool = False,
+    retrains: int | None = None,
     num_train: int | None = None,
     averaged: int | None = None,
     tuning_queries: int = 0,
@@ -53,7 +56,10 @@ def import_(
         sources: a bank, kronfluence's folder, or files with arrays.
         format: what the sources are (default: tdabench).
         masks: arrays: name of the masks, (subset, train) (default: masks).
-        losses: arrays: name of the losses, (subset[, retrain], query) (default: losses).
+        losses: arrays: name of the losses, (subset[, retrain], query) (default: losses, if they are there).
+        margins: arrays: name of margins instead, high where a model is right (default: margins, if without losses).
+        negative: the losses may be below 0, which a cross-entropy never is.
+        retrains: length of the second of three axes, where it could also be the queries of logits.
         num_train: arrays: masks are lists of indices into so many examples.
         averaged: retrains whose mean each loss is (kronfluence: 5, arrays: 1).
         tuning_queries: the last so many queries are not scored.
@@ -71,7 +77,10 @@ def import_(
             raise ValueError(f"One bank at a time, got {len(sources)}: {_join(sources)}.")
         made = load_bank(sources[0])
     else:
-        names = {"masks": masks, "losses": losses, "num_train": num_train, "averaged": averaged}
+        from tdabench.bank.measured import Measured
+
+        measured = Measured(losses=losses, margins=margins, negative=negative, retrains=retrains)
+        names = {"masks": masks, "measured": measured, "num_train": num_train, "averaged": averaged}
         made = _read_foreign(format, sources, tuning_queries, **names)
     if into is not None:
         _restore(made, into, experiment, **_inputs_of(into, dataset, split))
@@ -104,7 +113,7 @@ def score(
 
     Args:
         bank: its file.
-        scores: .npy, .npz, .safetensors or .csv files of scores (query, train).
+        scores: .npy, .npz, .safetensors or .csv files of scores (query, train), or traker's .mmap.
         name: array to take of a file with several (default: scores).
         negate: the scores are positive where an example harms.
         resamples: of the bootstrap (default: 1000).
@@ -124,6 +133,13 @@ def score(
     table = score_bank(known, found, settings, evaluate_scores, seed=seed)
     if output is not None:
         write_csv(output, table, digits="%.6f")
+    for method in table["method"][table["high"] < 0]:
+        logger.warning(
+            "%s predicts the opposite of what was measured. Turn the scores (--negate), unless the bank is turned: its "
+            "masks must be 1 for what a subset has, and what was measured, %s, low where a model is right.",
+            method,
+            known.record.get("measure"),
+        )
     sys.stdout.write(format_scores(table) + "\n")
 
 

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tdabench.attributors.base import Calibrated, Unsupported
+from tdabench.attributors.base import Calibrated
 from tdabench.attributors.calibration.auto import leave_to_calibration
 from tdabench.attributors.calibration.text import describe_calibration
 from tdabench.attributors.running.run import run_calibration
 from tdabench.experiment.read import Experiment
 from tdabench.runtime.machine import Machine
-from tdabench.stages.attribution import Trial, find_method, query_of
+from tdabench.stages.trial import Trial, find_method, outcome_of, query_of
 from tdabench.storage.cell import find_cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import save_json
@@ -67,8 +67,8 @@ def _calibrate(trial: Trial, attributor: Any) -> tuple[dict[str, Any], Any, Outc
         with tempfile.TemporaryDirectory() as folder:
             problem = trial.problem(query_of(trial.bench), workspace=Path(folder))
             return *run_calibration(attributor, problem, generator=trial.generator()), Outcome()
-    except Unsupported as reason:
-        return {"proposed": {}}, None, Outcome("unsupported", str(reason))
+    except Exception as error:
+        return {"proposed": {}}, None, outcome_of(error, attributor)
 
 
 def _require_files(paths: list[Path]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tdabench.experiment.read import Experiment, load_experiment
 from tdabench.planning.settings import hash_settings
+from tdabench.runtime.blame import find_blame, one_line, plug_ins
 from tdabench.runtime.machine import Machine
 from tdabench.stages import STAGES
 from tdabench.storage.cell import Cell, find_cell
@@ -37,20 +38,38 @@ def run(arguments: Sequence[str]) -> int:
     name, rest = _find_stage(arguments)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     stage = load_stage(name)
-    parsed = make_parser(name, stage).parse_args(rest)
+    parsed, values = make_parser(name, stage).parse_args(rest), {}
     try:
-        stage(**_values(name, stage, parsed))
-    except DamagedResult as error:
-        if parsed.traceback:
+        values = _values(name, stage, parsed)
+        stage(**values)
+    except Exception as error:
+        told = None if parsed.traceback else _tell(error, values)
+        if told is None:
             raise
-        sys.stderr.write(f"tdabench {name}: {_put_aside(error)}\n")
-        return 1
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if parsed.traceback:
-            raise
-        sys.stderr.write(f"tdabench {name}: {error}\n")
+        sys.stderr.write(f"tdabench {name}: {told}\n")
         return 1
     return 0
+
+
+def _tell(error: Exception, values: dict[str, Any]) -> str | None:
+    """Tell an error in a line; one of others' code with its plug-in and place. None for a bug of our own."""
+    if isinstance(error, DamagedResult):
+        return _put_aside(error)
+    meant = isinstance(error, (ValueError, OSError, ImportError))  # raised for a person to read
+    blame = find_blame(error, plug_ins(_modules(values)))
+    if blame is None:
+        return str(error) if meant or isinstance(error, TypeError) else None
+    where = f"({blame.plug_in}, {blame.place}; --traceback shows all of it)"
+    return f"{str(error) if meant else one_line(error)} {where}"
+
+
+def _modules(values: dict[str, Any]) -> list[str]:
+    """Return the modules of the plug-ins that a command may run."""
+    paths, experiment = [str(values.get("path", ""))], values.get("experiment")
+    if isinstance(experiment, Experiment):
+        components = [*experiment.methods.values(), experiment.model, experiment.data.component]
+        paths += [component.path for component in components]
+    return [path.partition(":")[0] for path in paths if path]
 
 
 def _find_stage(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tdabench.experiment.components import Component, describe
+from tdabench.experiment.components import MethodComponent, describe
 from tdabench.experiment.read import Experiment
 from tdabench.storage.provenance import find_commit
 from tdabench.storage.records import load_json, make_record, plain, save_json
@@ -39,14 +39,14 @@ class Finished:
                 if kept["record"]["settings"] == plain(self._shared):
                     self._methods = kept["methods"]
 
-    def get(self, method: str, component: Component) -> MethodCosts | None:
+    def get(self, method: str, component: MethodComponent) -> MethodCosts | None:
         """Return what a method's jobs cost; None if it is still to be measured."""
         kept = self._methods.get(method)
         if kept is None or "batches" not in kept or kept["component"] != plain(describe(component)):
             return None
         return MethodCosts(kept["costs"], kept["batches"])
 
-    def keep(self, method: str, component: Component, found: MethodCosts) -> None:
+    def keep(self, method: str, component: MethodComponent, found: MethodCosts) -> None:
         """Write down what a method's jobs cost."""
         self._methods[method] = {"component": describe(component), **dataclasses.asdict(found)}
         save_json(self.path, {"methods": self._methods}, make_record(self._shared))

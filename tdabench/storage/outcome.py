@@ -12,7 +12,8 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        kind: ``ok``, or why there is no result: ``unsupported``, ``diverged``, ``out of memory``, ``not run``, ...
+        kind: ``ok``, or why there is no result: ``unsupported`` (the method says so), ``failed`` (an operator has no
+            rule), ``diverged``, ``out of memory``, ``not run``, ...
         reason: What is told of it.
         warnings: What is told of a result that there is.
 

@@ -30,8 +30,12 @@ def experiment_of(name: str) -> Experiment:
 
 
 def experiment_names() -> list[str]:
-    """Return the names of all experiments, each a target; one that is named as a stage has none, and is told of."""
-    names = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
+    """Return the names of all experiments, each a target; told of are those named as a stage, and those with a .yml."""
+    files = sorted(path for path in Path("experiments").glob("*.*") if path.suffix.lower() in (".yaml", ".yml"))
+    names = [path.stem for path in files if path.suffix == ".yaml"]
+    for path in files:
+        if path.suffix != ".yaml" and path.stem not in names:
+            logger.warning("%s has no target: rename it to %s.yaml.", path, path.stem)
     for name in names:
         if name in STAGES:
             logger.warning("experiments/%s.yaml has no target: a stage has its name. Rename the file.", name)

@@ -20,13 +20,14 @@ from tdabench import cli
 from tdabench.bank.arrays import KINDS, as_masks, read_arrays
 from tdabench.bank.bank import Bank, load_bank, make_bank
 from tdabench.bank.foreign import read_foreign
-from tdabench.bank.score import score_bank
+from tdabench.bank.measured import Measured
+from tdabench.bank.score import read_scores, score_bank
 from tdabench.evaluation.lds import average_retrains, linear_datamodeling_score
 from tdabench.experiment.sections import EvaluationSettings
 
 RANDOM = np.random.default_rng(0)
 MASKS = RANDOM.random((6, 8)) < 0.5
-LOSSES = RANDOM.normal(size=(6, 5))
+LOSSES = RANDOM.normal(size=(6, 5)) ** 2
 
 
 def _import(*arguments: str | Path) -> int:
@@ -118,6 +119,78 @@ def test_an_empty_cell_of_a_csv_is_a_diverged_retrain(here, caplog):
     assert "1 retrained models have losses that are not finite" in caplog.text
 
 
+def test_the_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_number(here):
+    Path("values.csv").write_bytes(b"\xef\xbb\xbf1.5,0\r\n2,3\r\n")
+
+    assert read_arrays(["values.csv"])["values"].tolist() == [[1.5, 0], [2, 3]]
+
+
+def test_lists_of_indices_may_begin_as_a_header_does(here):
+    Path("masks.csv").write_text("0,1,2\n5\n")
+
+    assert read_arrays(["masks.csv"], ragged="masks")["masks"].tolist() == [[0, 1, 2], [5, -1, -1]]
+
+
+def test_a_memory_mapped_file_of_traker_is_read_and_its_scores_turned(here):
+    scores = np.linspace(-1, 1, 40).reshape(8, 5).astype(np.float16)  # (train, query)
+    mapped = np.lib.format.open_memmap("quickstart.mmap", mode="w+", dtype=np.float16, shape=(8, 5))
+    mapped[:] = scores
+    mapped.flush()
+    bank = make_bank({"masks": torch.from_numpy(MASKS), "loss": torch.from_numpy(LOSSES)[:, None]}, {})
+
+    read = read_scores([Path("quickstart.mmap")], bank, name="scores", negate=False)
+
+    assert read["quickstart"].tolist() == scores.T.tolist()
+
+
+# What was measured
+
+
+MARGINS = -(MASKS @ RANDOM.normal(size=(8, 5))) + 20
+TWICE = np.stack([LOSSES, LOSSES + 0.1], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options", "loss", "measure"),
+    [
+        ("margins", MARGINS, "", -MARGINS[:, None], "minus margin"),
+        ("margins", MARGINS, "--margins margins", -MARGINS[:, None], "minus margin"),
+        ("outputs", MARGINS - 20, "--margins outputs", 20 - MARGINS[:, None], "minus margin"),
+        ("margins", TWICE, "--retrains 2", -TWICE, "minus margin"),
+        ("test_loss", LOSSES, "--losses test_loss", LOSSES[:, None], "loss"),
+        ("losses", LOSSES - 3, "--negative", LOSSES[:, None] - 3, "loss"),
+        ("losses", TWICE - 3, "--negative --retrains 2", TWICE - 3, "loss"),
+        ("losses", TWICE, "", TWICE, "loss"),
+        ("losses", LOSSES - 1e-4 * (LOSSES.min() == LOSSES), "", None, "loss"),
+    ],
+)
+def test_a_name_or_an_option_says_what_was_measured_and_the_record_keeps_it(here, name, values, options, loss, measure):
+    np.savez("both.npz", masks=MASKS, **{name: values})
+
+    assert _import("both.npz", "--format", "arrays", *options.split(), "--output", "bank.safetensors") == 0
+
+    bank = load_bank("bank.safetensors")
+    assert bank.record["measure"] == measure
+    assert loss is None or bank.loss.tolist() == loss.tolist()
+
+
+def test_scores_are_compared_with_margins_by_the_right_sign_and_a_turned_bank_is_told_of(here, caplog):
+    effects = RANDOM.normal(size=(5, 30))
+    masks = RANDOM.random((40, 30)) < 0.5
+    np.savez("both.npz", masks=masks, outputs=masks @ effects.T)
+    np.save("scores.npy", effects)
+    found = []
+    for options in (("--margins", "outputs"), ("--losses", "outputs", "--negative")):
+        bank = f"{options[0][2:]}.safetensors"
+        assert _import("both.npz", "--format", "arrays", *options, "--output", bank) == 0
+        arguments = [bank, "--scores", "scores.npy", "--resamples", "100", "--output", f"{bank}.csv"]
+        assert cli.main(["bank", "score", *arguments]) == 0
+        found.append(float(Path(f"{bank}.csv").read_text().splitlines()[1].split(",")[1]))
+
+    assert found == [1, -1]
+    assert caplog.text.count("scores predicts the opposite of what was measured. Turn the scores (--negate)") == 1
+
+
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", ">f8", "<i4", ">i8", "<u2", "<u8"])
 def test_numbers_of_every_type_are_read_by_value(here, dtype):
     values = np.arange(6).reshape(2, 3).astype(dtype)
@@ -148,7 +221,7 @@ def test_a_folder_of_kronfluence_has_losses_or_margins(here, name, sign, measure
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({"masks": MASKS * 2, "losses": LOSSES}, (), r"Masks must be 0 or 1, got 2\. .*say how many .*--num-train"),
+        ({"masks": MASKS * 2 + 1, "losses": LOSSES}, (), r"Masks must be 0 or 1, got 3\. .*say how many .*--num-train"),
         ({"masks": MASKS * np.nan, "losses": LOSSES}, (), "Masks must be 0 or 1, got nan"),
         ({"masks": MASKS[0], "losses": LOSSES}, (), r"Masks must be a matrix \(subset, train\), got the shape \(8,\)"),
         ({"masks": MASKS[:5], "losses": LOSSES}, (), r"Masks have 5 subsets and 'loss' has the shape \(6, 1, 5\)"),
@@ -157,6 +230,26 @@ def test_a_folder_of_kronfluence_has_losses_or_margins(here, name, sign, measure
         ({"masks": MASKS, "losses": LOSSES * np.nan}, (), "6 of 6 retrained models diverged"),
         ({"masks": MASKS[:1], "losses": LOSSES[:1]}, (), "at least 3 subsets, got 1"),
         ({"masks": MASKS, "losses": LOSSES * 0}, (), "All 5 queries have the same loss"),
+        (
+            {"masks": MASKS, "losses": LOSSES - 3},
+            (),
+            r"negative values \(-.*a cross-entropy never.*--margins.*--negative",
+        ),
+        (
+            {"masks": MASKS, "margins": LOSSES},
+            ("--losses", "margins"),
+            "'margins' has no losses.*say --margins margins",
+        ),
+        ({"masks": MASKS, "Logits": LOSSES}, ("--losses", "Logits"), "'Logits' has no losses.*make losses of logits"),
+        ({"masks": MASKS, "losses": LOSSES}, ("--margins", "losses"), "'losses' has losses: say --losses losses"),
+        ({"masks": MASKS, "margins": TWICE}, (), r"\(6, 2, 5\) \(subset, retrain, query\)\? .*--retrains 2.*class"),
+        ({"masks": MASKS, "losses": TWICE}, ("--negative",), "--retrains 2"),
+        ({"masks": MASKS, "losses": TWICE / TWICE.sum(axis=2, keepdims=True)}, (), "--retrains 2.*is the class"),
+        ({"masks": MASKS, "losses": TWICE}, ("--retrains", "5"), "has 2 retrains, not 5"),
+        ({"masks": MASKS, "a": LOSSES}, ("--losses", "a", "--margins", "a"), "Say --losses or --margins, not both"),
+        ({"masks": MASKS, "a": LOSSES}, ("--margins", "a", "--negative"), "--negative is for losses"),
+        ({"masks": MASKS * 255, "losses": LOSSES}, (), r"got 255\. All others are 0: save masks == 255"),
+        ({"masks": MASKS * 8, "losses": LOSSES}, ("--num-train", "8"), "If they count from 1, subtract 1"),
         ({"masks": MASKS, "other": LOSSES}, (), "There is no array 'losses'; there are 'masks', 'other': .*--losses"),
         ({"masks": MASKS, "losses": LOSSES}, ("--masks", "kept"), "There is no array 'kept'; .*--masks"),
         ({"masks": MASKS, "losses": LOSSES}, ("--num-train", "8"), "lists of indices from 0 to 7.*got true and false"),
@@ -198,6 +291,9 @@ def test_a_pickle_is_never_read(here, capsys):
         error = _error(capsys, path.name, "--format", "arrays", "--output", "bank.safetensors")
         assert path.name in error
 
+    for name in ("masks.npy", "both.npz"):
+        message = "it has objects of Python, perhaps rows of different lengths: they are a pickle"
+        assert message in _error(capsys, name, "--format", "arrays", "--output", "b")
     assert "A pickle (.pt, .pkl) can run code" in _error(capsys, "masks.pt", "--format", "arrays", "--output", "b")
     assert not Path("sprung").exists()
 
@@ -267,7 +363,12 @@ def test_files_that_are_cut_off_or_claim_more_than_they_have_are_refused(here, c
     [
         ("1,0\n1\n", "its rows have from 1 to 2 values; all must have as many"),
         ("query_0,query_1\n1,0\n", "line 1 has 'query_0'; it must have numbers only, and no header"),
-        ("1;0\n", "line 1 has '1;0'"),
+        ("1;0\n", "not separated by commas: save it with commas between them and points in the numbers"),
+        ("1\t0\n", "not separated by commas"),
+        (",0,1,2\n0,1,0,1\n", "its first line counts the columns: save it without the header (pandas: header=False)"),
+        ("1,2,3\n1,0,1\n", "its first line counts the columns"),
+        ("0,1,0\n1,1,1\n2,0,0\n", "its first column counts the rows: save it without the index (pandas: index=False)"),
+        ("1,0.5\n2,0.25\n3,0.5\n", "its first column counts the rows"),
     ],
 )
 def test_a_csv_has_numbers_only(here, capsys, text, message):
@@ -348,7 +449,9 @@ def test_arbitrary_arrays_give_nothing_but_a_clear_error_or_a_valid_bank(tmp_pat
     path = tmp_path_factory.getbasetemp() / "arbitrary.npz"
     np.savez(path, masks=arrays[0], losses=arrays[1])
 
-    read, refusal = _attempt(lambda: read_foreign("arrays", [path], num_train=num_train)[:2])
+    read, refusal = _attempt(
+        lambda: read_foreign("arrays", [path], measured=Measured(negative=True), num_train=num_train)[:2]
+    )
     bank, refusal = _attempt(make_bank, *read) if read else (None, refusal)
 
     assert (bank is None) == bool(refusal)

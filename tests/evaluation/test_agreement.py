@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.agreement import agree_by_query, compare_methods
+from tdabench.questions.agreement.compare import agree_by_query, compare_methods
 from tdabench.seeds import make_generator
 
 NAMES = ("first", "second", "third")

@@ -123,6 +123,16 @@ def test_interval_over_repeats_is_that_of_student(confidence):
     assert [interval.mean, interval.low, interval.high, interval.standard_error] == pytest.approx(expected, abs=1e-12)
 
 
+def test_an_interval_over_repeats_stays_where_its_means_can_be():
+    uncut = over_repeats([0.6, 0.9], 0.95)
+    interval = over_repeats([0.6, 0.9], 0.95, least=-1.0, most=1.0)
+
+    assert uncut.low < -1
+    assert uncut.high > 1
+    assert interval == Interval(mean=uncut.mean, low=-1.0, high=1.0, standard_error=uncut.standard_error)
+    assert math.isnan(over_repeats([0.3], 0.95, least=-1.0, most=1.0).low)
+
+
 def test_interval_of_a_single_repeat_is_nan():
     interval = over_repeats([0.3], 0.95)
 

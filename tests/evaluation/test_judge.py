@@ -9,7 +9,7 @@ from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import linear_datamodeling_score
 from tdabench.evaluation.reliability import lds_ceiling, retrain_agreement
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.agreement import compare_methods
+from tdabench.questions.agreement.compare import compare_methods
 from tdabench.questions.lds.judge import judge_cell, mean_lds_of
 from tdabench.seeds import make_generator
 

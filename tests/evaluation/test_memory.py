@@ -12,7 +12,7 @@ from tdabench.evaluation.evaluate import evaluate_scores
 from tdabench.evaluation.lds import QUERIES_AT_ONCE, predicted_and_measured, rank_correlation
 from tdabench.evaluation.memory import GIB, PROCESS_BYTES, SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.agreement import RANKED_BYTES, agree_by_query, compare_methods
+from tdabench.questions.agreement.compare import RANKED_BYTES, agree_by_query, compare_methods
 from tdabench.questions.lds.judge import COMPARED_BYTES, judge_cell
 from tdabench.seeds import make_generator
 from tdabench.storage.matrix import Rows

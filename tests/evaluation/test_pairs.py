@@ -69,6 +69,15 @@ def test_pairs_over_repeats_are_students_paired_test():
     assert [entry["method"] for entry in ranking] == ["first", "second"]
 
 
+def test_the_intervals_of_a_difference_stay_within_what_two_correlations_can_differ_by():
+    parts = [_comparison(0.9, -0.9, 0, error=0.5), _comparison(0.9, 0.5, 1, error=0.5)]
+
+    (row,), _ = compare_repeats(parts, 0.95)
+
+    assert (row["low"], row["high"]) == (-2.0, 2.0)
+    assert -2 <= row["bootstrap_low"] < row["difference"] < row["bootstrap_high"] <= 2
+
+
 def test_the_bootstrap_of_these_repeats_averages_independent_draws():
     parts = [_comparison(0.6, 0.5, seed, error=0.02 * (1 + seed)) for seed in range(3)]
 

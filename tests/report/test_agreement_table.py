@@ -4,7 +4,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tdabench.questions.lds.agreement_table import plot_agreement
+from tdabench.questions.agreement.figure import plot_agreement
 from tdabench.questions.lds.tables import AGREEMENT
 
 METHODS = ("bif", "ekfac", "mine")

@@ -30,14 +30,14 @@ def rows(*values: float | None, **changes) -> list[dict]:
 
 
 def test_repeats_are_averaged_with_students_interval_and_their_counts_add_up():
-    table = ONE.add_rows_over_repeats(rows(1.0, 2.0, 6.0), 0.9)
+    table = ONE.add_rows_over_repeats(rows(0.1, 0.2, 0.6), 0.9)
 
     assert table["repeat"].tolist() == ["0", "1", "2", "all"]
     last = table.iloc[-1]
-    expected = stats.t.interval(0.9, 2, loc=3, scale=(7 / 3) ** 0.5)
-    assert (last["lds"], last["seconds"], last["queries"], last["status"]) == (3, 2, 30, "ok")
+    expected = stats.t.interval(0.9, 2, loc=0.3, scale=(7 / 3) ** 0.5 / 10)
+    assert (last["lds"], last["seconds"], last["queries"], last["status"]) == (pytest.approx(0.3), 2, 30, "ok")
     assert (last["low"], last["high"]) == pytest.approx(expected)
-    assert last["standard_error"] == pytest.approx((7 / 3) ** 0.5)
+    assert last["standard_error"] == pytest.approx((7 / 3) ** 0.5 / 10)
 
 
 def test_a_single_repeat_keeps_its_own_interval():

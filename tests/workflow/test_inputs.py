@@ -206,3 +206,36 @@ def test_the_experiment_of_a_stages_name_has_no_target_and_is_told_of(here, capl
 
     assert inputs.experiment_names() == ["tiny"]
     assert caplog.messages == ["experiments/sweep.yaml has no target: a stage has its name. Rename the file."]
+
+
+@pytest.mark.parametrize("suffix", [".yml", ".YAML"])
+def test_an_experiment_with_another_suffix_has_no_target_and_the_remedy_is_told(here, caplog, suffix):
+    here()
+    Path("experiments/mine").with_suffix(suffix).write_text(EXPERIMENT)
+    shutil.copy("experiments/tiny.yaml", "experiments/tiny.yml")  # beside the one that counts: perhaps an old one
+    Path("experiments/notes.txt").touch()
+
+    assert inputs.experiment_names() == ["tiny"]
+    assert caplog.messages == [f"experiments/mine{suffix} has no target: rename it to mine.yaml."]
+
+
+def test_the_experiment_that_a_command_finds_as_yml_only_is_told_of(here):
+    Path("experiments/mine.yml").write_text(EXPERIMENT)
+
+    with pytest.raises(
+        FileNotFoundError, match=r"experiments/mine\.yaml; rename experiments/mine\.yml to mine\.yaml\."
+    ):
+        load_experiment("experiments/mine.yaml")
+
+
+def test_the_home_folder_of_the_datas_place_is_found(here, monkeypatch):
+    text = EXPERIMENT.replace(
+        '"tdabench.data.digits:Digits"', '"tdabench.data.sources:TextFiles", options: {files: [text.txt]}'
+    )
+    Path("experiments/tiny.yaml").write_text(text)
+    Path("mine").mkdir()
+    Path("mine/text.txt").write_text("a text")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("TDABENCH_DATA", "~/mine")
+
+    assert list(inputs.named_files(SimpleNamespace(experiment="tiny"))) == ["text.txt"]

@@ -24,6 +24,19 @@ from tdabench.seeds import isolated_random_state
 CHECKED, TOLERANCE = 3, 1e-3
 
 
+@contextlib.contextmanager
+def open_analyzer(
+    problem: Problem, layers: list[str], *, processes: int, generator: torch.Generator
+) -> Iterator[Analyzer]:
+    """Return the analyzer of a copy of the model, whose files lie in the workspace, for a body with its own stream."""
+    task, alone = make_task(problem, layers), processes == 1
+    with isolated_random_state(generator), heap_passed_over():
+        model = prepare_model(copy_model(problem.models[0]), task)
+        if not alone:
+            model = nn.parallel.DistributedDataParallel(model)
+        yield make_analyzer(problem, model, task, cpu=alone, folder=str(problem.workspace), quiet=False)
+
+
 def make_analyzer(problem: Problem, model: nn.Module, task: Task, *, cpu: bool, folder: str, quiet: bool) -> Analyzer:
     """Make the analyzer, which writes to a folder."""
     on_cpu = device_of(problem.train).type == "cpu" and cpu

@@ -12,7 +12,7 @@ from tdabench.attributors.base import Diverged, Problem
 from tdabench.attributors.estimates.blocks import estimate_losses
 from tdabench.attributors.running.run import AttributionWarning
 from tdabench.attributors.sampling.chains import DIVERGED
-from tdabench.storage.records import save_tensors
+from tdabench.storage.records import load_tensors, save_tensors
 
 
 def estimate_scores(
@@ -42,6 +42,18 @@ def estimate_scores(
         memory_gib=settings.memory_gib,
         workspace=problem.workspace,
     )
+
+
+def estimate_self(settings: Any, problem: Problem) -> Float[Tensor, " train"]:
+    """Return the diagonal of ``settings.estimate`` of the training losses with themselves, from the kept traces.
+
+    That is their variance, centred in each chain; of a correlation, 1 where a loss moved at all.
+    """
+    kept = load_tensors(problem.workspace / "traces.safetensors", ["query", "train"])
+    chains = [{name: traces[chain] for name, traces in kept.items()} for chain in range(len(kept["train"]))]
+    good = [chain["train"] for chain in chains if has_converged(chain)]
+    variance = torch.stack([losses.double().var(dim=0) for losses in good]).mean(dim=0)
+    return variance if settings.estimate == "covariance" else (variance > 0).double()
 
 
 def has_converged(chain: dict[str, Tensor]) -> bool:

@@ -129,22 +129,23 @@ def run_token_attributor(attributor: Attributor, problem: Problem, *, generator:
             raise ValueError(f"{attribute.__name__}() must return scores {expected}, got {tuple(scores.shape)}.")
         _require_finite(scores)
 
-    return _measure(attributor, lambda counted: attribute(counted, generator=generator), problem, check)
+    return measure_scores(attributor, lambda counted: attribute(counted, generator=generator), problem, check)
 
 
 def _attribute(attributor: Attributor, give_scores: Callable[[Problem], Tensor], problem: Problem) -> Attribution:
     def check(scores: Tensor) -> None:
         check_scores(scores, num_queries=num_examples(problem.query), num_train=num_examples(problem.train))
 
-    return _measure(attributor, give_scores, problem, check)
+    return measure_scores(attributor, give_scores, problem, check)
 
 
-def _measure(
+def measure_scores(
     attributor: Attributor,
     give_scores: Callable[[Problem], Tensor],
     problem: Problem,
     check: Callable[[Tensor], None],
 ) -> Attribution:
+    """Measure what gives scores, and check them; the models must be as they were before."""
     with _models_untouched(attributor, problem), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         with _measured(problem) as (counted, cost):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tdabench.attributors.base import Problem, chain_generator
+from tdabench.attributors.base import Problem, Unsupported, chain_generator
 from tdabench.attributors.calibration.auto import AUTO, settle
 from tdabench.attributors.estimates.blocks import require_memory
 from tdabench.attributors.estimates.estimators import require_estimate
@@ -19,7 +19,7 @@ from tdabench.attributors.estimates.tokens import (
     score_sequences,
     score_tokens,
 )
-from tdabench.attributors.estimates.traces import estimate_scores
+from tdabench.attributors.estimates.traces import estimate_scores, estimate_self
 from tdabench.attributors.sampling.chains import Schedule, chain_batches, record_chain
 from tdabench.attributors.sampling.restriction import require_patterns, restrict_model
 from tdabench.attributors.sampling.walker import Sampler, Step, Walker, make_walker, walk
@@ -89,6 +89,16 @@ class SampledBIF(abc.ABC):
         method = settle(self, problem, generator=generator)
         chains = (method.sample_chain(problem, chain, generator=generator) for chain in range(method.chains))
         return method.score_chains(chains, problem)
+
+    def self_influence(self, problem: Problem, *, generator: torch.Generator) -> Float[Tensor, " train"]:
+        """Return the variance of the training losses over the draws of the scores, or 1 for a correlation.
+
+        Raises:
+            Unsupported: For correlations that are summed over pairs of tokens.
+        """
+        if self._scores_tokens() and self.estimate == "correlation":
+            raise Unsupported("with level: token a correlation is divided token by token already (normalize: self)")
+        return estimate_self(self, problem)
 
     def attribute_tokens(
         self, problem: Problem, *, generator: torch.Generator

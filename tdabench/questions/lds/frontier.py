@@ -189,6 +189,7 @@ def find_lines(methods: Mapping[str, Any]) -> list[list[str]]:
         for method, component in methods.items():
             if _is_number(component.settings.get(setting)):
                 others = {name: value for name, value in component.settings.items() if name != setting}
+                others |= getattr(component, "likeness", {})  # what is divided is another method too
                 groups.setdefault(f"{component.path} {sorted(others.items(), key=str)}", []).append(method)
         for group in groups.values():
             if len(group) > 1:

@@ -39,7 +39,7 @@ def grow_from(
         return "no growth: the draws are laid out as a whole, so that the first of them are no smaller design", {}
     converged = find_converged(traces["train"], traces["query"])
     train, query = traces["train"][converged], traces["query"][converged, :, :num_scored]
-    estimate = estimate_of(record.get("attributor"))
+    estimate = estimate_of(record.get("attributor"), record.get("method"))
     if estimate is None or not len(train) or train.shape[1] < 2:
         return "no growth: the scores are neither the covariance nor the correlation of the traces", {}
     scored = dataclasses.replace(truth, losses=truth.losses[:, :num_scored])
@@ -52,16 +52,24 @@ def grow_from(
     return "ok", found
 
 
-def estimate_of(attributor: Any) -> Estimate | None:
+def estimate_of(attributor: Any, method: Any = None) -> Estimate | None:
     """Return the function of the losses that made a method's scores, by its recorded settings; None for another one.
 
-    Correlations of single tokens, summed, are not those of whole sequences; covariances are.
+    Correlations of single tokens, summed, are not those of whole sequences; covariances are. A covariance that is
+    divided by self-influence is a correlation, up to a factor of the query; a mean over checkpoints is neither.
+
+    Args:
+        method: The method's line in the file, as recorded.
     """
+    line = method if isinstance(method, Mapping) else {}
+    if line.get("average", 1) > 1:
+        return None
     settings = attributor if isinstance(attributor, Mapping) else {}
     estimates = {"covariance": loss_covariance}
     if settings.get("level", "sequence") == "sequence":
         estimates["correlation"] = loss_correlation
-    return estimates.get(settings.get("estimate"))
+    estimate = estimates.get(settings.get("estimate"))
+    return loss_correlation if estimate is not None and line.get("normalize") == "self" else estimate
 
 
 class _Spent:

@@ -14,7 +14,7 @@ from tdabench.evaluation.lds import GroundTruth, average_retrains, predicted_and
 from tdabench.evaluation.memory import SUMMED_BYTES, bank_bytes, queries_at_once
 from tdabench.evaluation.reliability import measure_reliability, query_independent_oracle, without_diverged
 from tdabench.experiment.sections import EvaluationSettings
-from tdabench.questions.lds.agreement import compare_methods
+from tdabench.questions.agreement.compare import compare_methods
 from tdabench.questions.lds.comparison import Sides, compare_sides
 from tdabench.seeds import make_generator
 from tdabench.storage.matrix import Rows

@@ -1,5 +1,6 @@
 """The page's first sentences about the LDS: which method leads, by how much, whether that is real."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,38 +9,66 @@ import pandas as pd
 from tdabench.drawing.section import Results
 from tdabench.drawing.table import sizes_of
 from tdabench.drawing.words import judge_difference, write_score
+from tdabench.evaluation.pairs import share_the_lead
 
 
 def lead_lds(results: Results) -> list[str]:
-    """Say which method leads at the largest size, and then at the others."""
+    """Say which method leads at the largest size, and then at the others; it leads if every other is told from it."""
     if "lds" not in results.tables:
         return []
     sizes = sizes_of(results.tables["lds"])
-    leaders = {size: _ranked(results, size).iloc[:1].to_dict("records") for size in sizes[1:]}
-    parts = [
-        f"{results.label(row['method'])} at n = {size:,} ({write_score(row['lds'])})"
-        for size, rows in leaders.items()
-        for row in rows
-    ]
-    others = f"Leading at the other sizes: {', '.join(parts)}." if parts else ""
-    return [sentence for sentence in (_lead(results, sizes), others) if sentence]
+    others = [said for size in sizes[1:] if (said := _lead_in_short(results, size))]
+    more = f"At the other sizes: {'; '.join(others)}." if others else ""
+    return [sentence for sentence in (_lead(results, sizes), more) if sentence]
+
+
+def _leaders(results: Results, size: int) -> list[str]:
+    """Return the method with the highest LDS and those that are not told from it, best first."""
+    means = _ranked(results, size).set_index("method")["lds"].to_dict()
+    best, pairs = list(means)[:1], results.at("pairs", train_size=size).to_dict("records")
+    known = [row.get("p_holm", math.nan) for row in pairs if {row["first"], row["second"]} & set(best)]
+    if not known or any(map(math.isnan, known)):  # nothing tells: what is said of the second must do
+        return best
+    return share_the_lead(means, pairs, confidence=results.confidence)
+
+
+def _lead_in_short(results: Results, size: int) -> str:
+    leaders = _leaders(results, size)
+    if not leaders:
+        return ""
+    best = write_score(_ranked(results, size)["lds"].iloc[0])
+    if len(leaders) > 1:
+        return f"{_list(results, leaders)} share the lead at n = {size:,} (up to {best})"
+    return f"{results.label(leaders[0])} leads at n = {size:,} ({best})"
 
 
 def _lead(results: Results, sizes: list[int]) -> str:
     ranked = _ranked(results, sizes[0]) if sizes else pd.DataFrame()
     if ranked.empty:
         return "No method has an LDS."
-    leader, size = ranked.iloc[0], sizes[0]
+    leader, size, leaders = ranked.iloc[0], sizes[0], _leaders(results, sizes[0])
+    share = share_of(leader.to_dict())
+    of_ceiling = "" if share is None else f" ({share:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
+    if len(leaders) > 1:
+        names = _list(results, leaders)
+        return (
+            f"{names[:1].upper()}{names[1:]} share the lead at n = {size:,}: the highest LDS is "
+            f"{write_score(leader['lds'])}{of_ceiling}, and none of the others is told apart from it (paired, Holm's "
+            "correction)."
+        )
     name = results.label(leader["method"])
     sentence = f"{name[:1].upper()}{name[1:]} leads at n = {size:,} with an LDS of {write_score(leader['lds'])}"
-    share = share_of(leader.to_dict())
-    if share is not None:
-        sentence += f" ({share:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
+    sentence += of_ceiling
     if len(ranked) == 1:
         return f"{sentence}; no other method has one."
     second, pairs = ranked.iloc[1], results.tables.get("pairs")
     sentence += f", {write_score(leader['lds'] - second['lds'])} above {results.label(second['method'])}"
     return f"{sentence}{judge_difference(pairs, size, leader['method'], second['method'], results.confidence)}."
+
+
+def _list(results: Results, methods: list[str]) -> str:
+    *first, last = map(results.label, methods)
+    return f"{', '.join(first)} and {last}"
 
 
 def _ranked(results: Results, size: int) -> pd.DataFrame:

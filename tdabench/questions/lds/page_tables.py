@@ -19,6 +19,7 @@ from tdabench.drawing.html import (
     text_cell,
 )
 from tdabench.drawing.section import Results
+from tdabench.questions.lds.division import tell_division
 from tdabench.questions.lds.lead import rank, share_of
 from tdabench.questions.lds.tables import SOURCES
 
@@ -48,7 +49,8 @@ def rank_table(results: Results, size: int, caption: str) -> HtmlTable:
         line += [interval_cell(row.get("null_low"), row.get("null_high"))] if bands else []
         line += [] if is_ok else [text_cell(row["status"])]
         lines.append(tuple(line))
-    note = _note(rows, results.tables.get("null"))
+    told = tell_division(results.methods, set(rows.loc[rows["lds"].notna(), "method"]), results.label)
+    note = " ".join(part for part in (_note(rows, results.tables.get("null")), told) if part)
     return HtmlTable(caption=f"LDS at n = {size:,}", headers=tuple(headers), rows=tuple(lines), note=note)
 
 

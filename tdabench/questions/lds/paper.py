@@ -15,7 +15,12 @@ from tdabench.storage.records import save_text
 
 
 def write_paper_tables(
-    folder: Path, lds: pd.DataFrame, summary: pd.DataFrame, *, tied: Mapping[int, Collection[str]] | None = None
+    folder: Path,
+    lds: pd.DataFrame,
+    summary: pd.DataFrame,
+    *,
+    tied: Mapping[int, Collection[str]] | None = None,
+    note: str = "",
 ) -> str:
     """Write ``tables/lds.md``, ``lds.tex``, ``cost.tex`` and ``cost.md``; return the text of the first.
 
@@ -23,11 +28,12 @@ def write_paper_tables(
         lds: The LDS table.
         summary: The table for people.
         tied: By size, the methods that are not distinguishable from the best one.
+        note: What is said below the first.
     """
     write_markdown(folder, "cost", select_costs(summary))
     save_text(folder / "tables" / "lds.tex", make_lds_latex(lds, summary, tied=tied))
     save_text(folder / "tables" / "cost.tex", make_cost_latex(lds, summary))
-    return write_markdown(folder, "lds", summary)
+    return write_markdown(folder, "lds", summary, note)
 
 
 def summarise(lds: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:

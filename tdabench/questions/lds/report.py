@@ -7,7 +7,8 @@ import pandas as pd
 from tdabench.drawing.files import write_figures
 from tdabench.drawing.section import Shown, by_size
 from tdabench.experiment.read import Experiment
-from tdabench.questions.lds.agreement_table import plot_agreement
+from tdabench.questions.agreement.figure import plot_agreement
+from tdabench.questions.lds.division import tell_division
 from tdabench.questions.lds.figures import plot_lds, plot_lds_by_repeat, plot_pairs
 from tdabench.questions.lds.frontier import plot_frontier
 from tdabench.questions.lds.lead import lead_lds
@@ -24,7 +25,7 @@ from tdabench.questions.lds.tables import (
     read_lds_table,
 )
 from tdabench.storage.cell import cells_of
-from tdabench.storage.records import load_table
+from tdabench.storage.records import load_table, plain
 
 
 def write(experiment: Experiment, folder: Path, cost: pd.DataFrame) -> str:
@@ -55,7 +56,8 @@ def write_lds(experiment: Experiment, folder: Path, cost: pd.DataFrame) -> tuple
         if declared.name in tables:
             declared.write(folder, tables[declared.name])
     ranking, ranked = tables["ranking"], summarise(lds, cost)
-    summary = write_paper_tables(folder, lds, ranked, tied=find_tied(ranking))
+    note = tell_division(plain(experiment.methods), set(lds.loc[lds["lds"].notna(), "method"]))
+    summary = write_paper_tables(folder, lds, ranked, tied=find_tied(ranking), note=note)
     # The figure of the frontier is of the tables as they were written.
     written = {name: load_table(folder / "tables" / f"{name}.csv") for name in ("lds", "null")}
     figures = {

@@ -9,8 +9,8 @@ from tdabench.bank.shards import check_recipe, load_shards
 from tdabench.evaluation.lds import GroundTruth, average_retrains
 from tdabench.experiment.derived import settle_bank
 from tdabench.experiment.read import Experiment
+from tdabench.questions.agreement.compare import compare_methods
 from tdabench.questions.diagnostics.stage import load_traces
-from tdabench.questions.lds.agreement import compare_methods
 from tdabench.questions.lds.grow import grow_from
 from tdabench.questions.lds.judge import judge_cell, mean_lds_of
 from tdabench.seeds import make_generator

@@ -7,7 +7,7 @@ import torch
 from tdabench.experiment.components import instantiate
 from tdabench.experiment.read import Experiment
 from tdabench.questions.properties.checks import PROPERTIES, find_properties
-from tdabench.stages.attribution import find_method
+from tdabench.stages.trial import find_method
 from tdabench.storage.cell import root_of
 from tdabench.storage.records import make_record, save_json
 

@@ -24,8 +24,8 @@ from tdabench.questions.scaling.costs import break_evens, fit_costs, predict_cos
 from tdabench.runtime.limits import OutOfMemory, run_limited
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.attribution import find_method
 from tdabench.stages.bench import Bench, build_random, load_data, require_room_for
+from tdabench.stages.trial import find_method, outcome_of
 from tdabench.storage.cell import Cell
 from tdabench.storage.files import check_place
 from tdabench.storage.outcome import Outcome
@@ -142,13 +142,13 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
     Raises:
         OutOfMemory: If the device has too little.
     """
-    from tdabench.attributors.base import Diverged, OutOfDisk, Unsupported
+    from tdabench.attributors.base import Diverged, OutOfDisk
     from tdabench.attributors.running.run import run_attributor
 
     bench = Bench(job.experiment, job.cell, job.machine)
     attributor = instantiate(job.experiment.methods[job.method], f"methods.{job.method}")
     base = psutil.Process().memory_info().rss
-    kinds = {Unsupported: "unsupported", Diverged: "diverged", OutOfDisk: "out of disk"}
+    kinds = {Diverged: "diverged", OutOfDisk: "out of disk"}
     with _device_memory_told():
         problem = _make_problem(bench, job, queries, workspace)
         problem.loss(problem.models[0], take(bench.query, slice(0, WARM_UP))).sum().backward()
@@ -158,6 +158,8 @@ def measure_run(job: _Job, queries: int, repeat: int, workspace: Path) -> dict[s
             attribution = run_attributor(attributor, problem, generator=generator)
         except tuple(kinds) as reason:
             return {"status": str(Outcome(kinds[type(reason)], str(reason)))}
+        except Exception as error:
+            return {"status": str(outcome_of(error, attributor))}
     phases = {name: dataclasses.asdict(part) for name, part in attribution.cost.phases.items()}
     return {
         "status": str(Outcome.ok(attribution.warnings)),

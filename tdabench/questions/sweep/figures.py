@@ -216,7 +216,7 @@ def _label(axes: Axes, layout: Layout, *, left: bool, bottom: bool) -> None:
 def _reason(cell: pd.Series) -> str:
     """Say in a word why a point has no LDS."""
     word = cell["status"].split(":")[0].split(";")[0]
-    return word if word in ("diverged", "unsupported") else "no LDS"
+    return word if word in ("diverged", "unsupported", "failed") else "no LDS"
 
 
 def _words(name: str) -> str:

@@ -17,7 +17,8 @@ from tdabench.questions.diagnostics.diagnose import diagnose_traces
 from tdabench.questions.sweep.points import Choice, Judgement, choose_point, judge_points
 from tdabench.runtime.machine import Machine
 from tdabench.seeds import make_generator
-from tdabench.stages.attribution import Trial, try_method
+from tdabench.stages.scoring import try_to_score
+from tdabench.stages.trial import Trial
 from tdabench.storage.cell import Cell, cells_of, root_of
 from tdabench.storage.records import load_record, load_tensors, make_record, save_tensors
 
@@ -41,12 +42,12 @@ def sweep(experiment: Experiment, cell: Cell, point: str, machine: Machine) -> N
     stream = ("sweep", cell.repeat, cell.train_size)
     with trial.lent_problem(bench.tuning, folder=f"sweep-{point}") as problem:
         with measure_cost(bench.device, workspace=problem.workspace) as cost:
-            attribution, outcome = try_method(trial, attributor, problem, trial.generator(stream))
+            scored, outcome = try_to_score(trial, attributor, problem, stream)
         tensors, diagnosis = _summarise(problem.workspace / "traces.safetensors")
-    if attribution is None:
+    if scored is None:
         logger.warning("%s: %s", point, outcome)
     else:
-        cost, tensors = attribution.cost, {"scores": attribution.scores, **tensors}
+        cost, tensors = scored.cost, {**scored.tensors, **tensors}
     details = {"stream": stream, "point": point, "method": component, "attributor": attributor}
     record = bench.record(cost, *trial.checkpoints, status=str(outcome), diagnosis=diagnosis, **details)
     save_tensors(cell.point(point), tensors, record)

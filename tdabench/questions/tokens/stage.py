@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tdabench.attributors.base import Unsupported
 from tdabench.attributors.running.run import run_token_attributor
 from tdabench.data.text.tokenizers import restore_tokenizer
 from tdabench.drawing.style import method_styles
@@ -19,7 +18,7 @@ from tdabench.experiment.read import Experiment
 from tdabench.questions.tokens.page import MethodPassages, render_token_index, render_token_page
 from tdabench.questions.tokens.passages import make_passages, make_question
 from tdabench.runtime.machine import Machine
-from tdabench.stages.attribution import Trial
+from tdabench.stages.trial import NoResult, Trial, outcome_of
 from tdabench.storage.cell import Cell
 from tdabench.storage.outcome import Outcome
 from tdabench.storage.records import load_record, load_rows, load_tensors, save_tensors, save_text
@@ -53,13 +52,14 @@ def tokens(experiment: Experiment, cell: Cell, method: str, machine: Machine) ->
     scores = load_rows(path, "scores", range(settings.queries))
     try:
         if scores is None:
-            raise Unsupported(Outcome.of(load_record(path)).reason)
+            raise NoResult(Outcome.of(load_record(path)))
         train = choose_top(scores, settings.top)
         details["attributor"] = trial.settled()
         attribution, tensors = _score(trial, details["attributor"], train)
-    except Unsupported as reason:
-        logger.warning("%s is not supported here: %s", method, reason)
-        record = trial.record(None, Outcome("unsupported", str(reason)), path, **details)
+    except Exception as error:
+        outcome = outcome_of(error, trial.own)
+        logger.warning("%s: %s", method, outcome)
+        record = trial.record(None, outcome, path, **details)
         save_tensors(cell.tokens(method), {}, record)
         return
     tensors |= {"queries": torch.arange(settings.queries), "train": train, "scores": scores.gather(1, train)}

@@ -1,0 +1,1 @@
+"""How much do two methods agree, whatever the truth?"""
