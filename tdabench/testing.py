@@ -59,10 +59,7 @@ def check_attributor(attributor: Attributor, *, informative: bool = True, text: 
         if isinstance(attributor, ChainAttributor):
             _check_chains(attributor, problem, first, seed)
         if informative:
-            itself = make_self_problem(problem)
-            scores = _run(attributor, itself, seed)
-            _check_self_influence(name, scores)
-            check_self_influence(attributor, itself, scores, generator=make_generator(seed, "check"))
+            _check_informative(attributor, make_self_problem(problem), seed)
 
 
 def _run(attributor: Attributor, problem: Problem, seed: int) -> Float[Tensor, "query train"]:
@@ -109,7 +106,10 @@ def _random_states() -> dict[str, object]:
     }
 
 
-def _check_self_influence(name: str, scores: Float[Tensor, "query train"]) -> None:
+def _check_informative(attributor: Attributor, problem: Problem, seed: int) -> None:
+    """Check that an example helps itself most, on a problem whose queries are its training examples."""
+    name, scores = type(attributor).__name__, _run(attributor, problem, seed)
+    check_self_influence(attributor, problem, scores, generator=make_generator(seed, "check"))
     own = scores.diagonal().mean().item()
     others = (scores.sum() - scores.diagonal().sum()).item() / (scores.numel() - len(scores))
     if own <= 0 or own <= others:
