@@ -111,14 +111,9 @@ def test_an_experiment_may_ask_for_cost_alone_and_train_nothing(tmp_path):
     assert experiment.training is None
     assert experiment.scaling.names == ("4", "8", "16")
     assert model_at(experiment, "8").settings == {"width": 8}
+    with pytest.raises(ValueError, match="tiny has no size '5'; there are 4, 8, 16, 64"):
+        model_at(experiment, "5")
     assert list(models_of(experiment)) == [f"model at the size {size}" for size in (*SIZES, "64")]
-
-
-def test_a_scored_experiment_still_needs_its_training(tmp_path):
-    bank = {"subsets": 6, "fraction": 0.5}
-
-    with pytest.raises(ValueError, match="The key training is missing"):
-        load_experiment(_write(tmp_path, bank=bank))
 
 
 def test_further_queries_are_run_at_the_sizes_that_are_named_after_the_experiments_own(tmp_path):
@@ -146,6 +141,7 @@ def test_further_queries_are_run_at_the_sizes_that_are_named_after_the_experimen
             {"methods": {"bif": {**EXPERIMENT["methods"]["bif"], "step_size": "auto"}}},
             r"methods\.bif has one that says",
         ),
+        ({"bank": {"subsets": 6, "fraction": 0.5}}, "The key training is missing"),
         ({"scaling": None}, r"An experiment asks something: give it bank, .* or scaling"),
     ],
 )
@@ -187,13 +183,6 @@ def _settings(path: Path) -> dict[str, str]:
     experiment = load_experiment(path)
     found = {f"scale {size}": stage_settings(experiment, "scale", "bif", size=size) for size in ("4", "8")}
     return {**found, "project": stage_settings(experiment, "project")}
-
-
-def test_a_size_that_there_is_not_is_named(tmp_path):
-    experiment = load_experiment(_write(tmp_path))
-
-    with pytest.raises(ValueError, match="tiny has no size '5'; there are 4, 8, 16, 64"):
-        model_at(experiment, "5")
 
 
 # The stages, one after the other as the workflow runs them
@@ -255,15 +244,10 @@ def test_the_table_has_a_row_for_every_run_and_phase_with_what_it_cost(place):
     assert bif["passes"].to_dict() == {
         (size, queries): 5 * (30 + queries) + 4 * 3 * min(128, 30) for size, queries in bif.index
     }
-
-
-def test_parameters_are_all_of_them_and_those_that_a_method_looks_at(place):
-    table = pd.read_csv(place / "tables/scaling.csv", dtype={"size": str})
-
-    counts = table[table["size"] == "8"].drop_duplicates("method").set_index("method")
-    assert counts.loc["fitted", "parameters"] == counts.loc["fitted", "tracked_parameters"]
-    assert counts.loc["bif", "parameters"] == counts.loc["fitted", "parameters"]
-    assert counts.loc["bif", "tracked_parameters"] < counts.loc["bif", "parameters"]
+    # All parameters, and those that a method looks at.
+    assert (fitted["parameters"] == fitted["tracked_parameters"]).all()
+    assert set(bif["parameters"]) == set(fitted["parameters"])
+    assert (bif["tracked_parameters"] < bif["parameters"]).all()
 
 
 def test_a_run_that_is_out_of_time_or_memory_is_a_row_that_says_so(place):

@@ -172,8 +172,8 @@ def _check_weights(model: nn.Module, report: Mapping[str, Any], folder: Path) ->
     for problem, names in problems.items():
         if names:
             raise ValueError(
-                f"The weights in {folder} are damaged or don't fit its config.json: {len(names)} tensors {problem}, such "
-                f"as {min(names)}."
+                f"The weights in {folder} are damaged or don't fit its config.json: {len(names)} tensors {problem}, "
+                f"such as {min(names)}."
             )
 
 
