@@ -40,8 +40,10 @@ PRELOADED = (
     "torch._dynamo",
     "safetensors.torch",
     "scipy.special",
-    "pydantic",
+    "pydantic.type_adapter",
+    "pydantic.json_schema",
     "ruamel.yaml",
+    "jaxtyping",
     "kronfluence.analyzer",
     "scipy.stats",
 )

@@ -208,4 +208,4 @@ def test_every_file_that_is_no_code_is_installed_with_the_package():
         if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
     }
     assert packed == others
-    assert {path.name for path in packed} >= {"page.html.jinja", "page.css", "page.js", "lds.rst"}
+    assert {path.name for path in packed} >= {"page.html.jinja", "page.css", "page.js", "page.rst"}
