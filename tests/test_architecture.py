@@ -82,3 +82,12 @@ def test_no_two_modules_of_tests_share_a_name():
     names = [path.name for path in (REPOSITORY / "tests").rglob("*.py") if path.name != "conftest.py"]
 
     assert sorted(names) == sorted(set(names))
+
+
+def test_judging_and_reporting_load_no_methods_library():
+    code = (
+        "import sys, tdabench.questions.lds.stage, tdabench.report.stage;"
+        "sys.exit(any(name in sys.modules for name in ('kronfluence', 'trak', 'transformers')))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
