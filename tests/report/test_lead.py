@@ -38,8 +38,8 @@ def test_the_lead_is_real_if_the_corrected_p_value_is_below_one_minus_the_confid
 
 def test_those_that_are_not_told_apart_share_the_lead():
     assert lead(make_lds(), make_pairs(p_value=0.0506)) == (
-        "EK-FAC, BIF, GradSim and random share the lead at n = 400: the highest LDS is 0.700 (83\N{NO-BREAK SPACE}% of "
-        "the ceiling), and none of the others is told apart from it (paired, Holm's correction)."
+        "EK-FAC has the highest LDS at n = 400, 0.700 (83\N{NO-BREAK SPACE}% of the ceiling), and shares the lead with "
+        "BIF, GradSim and random: they are not told apart from it (paired, Holm's correction)."
     )
 
 

@@ -37,9 +37,12 @@ def _lead_in_short(results: Results, size: int) -> str:
     if not leaders:
         return ""
     best = write_score(_ranked(results, size)["lds"].iloc[0])
+    first = results.label(leaders[0])
     if len(leaders) > 1:
-        return f"{_list(results, leaders)} share the lead at n = {size:,} (up to {best})"
-    return f"{results.label(leaders[0])} leads at n = {size:,} ({best})"
+        return (
+            f"{first} has the highest LDS at n = {size:,} ({best}), not told apart from {_list(results, leaders[1:])}"
+        )
+    return f"{first} leads at n = {size:,} ({best})"
 
 
 def _lead(results: Results, sizes: list[int]) -> str:
@@ -50,11 +53,10 @@ def _lead(results: Results, sizes: list[int]) -> str:
     share = share_of(leader.to_dict())
     of_ceiling = "" if share is None else f" ({share:.0%} of the ceiling)".replace("%", "\N{NO-BREAK SPACE}%")
     if len(leaders) > 1:
-        names = _list(results, leaders)
+        name, others = results.label(leader["method"]), _list(results, leaders[1:])
         return (
-            f"{names[:1].upper()}{names[1:]} share the lead at n = {size:,}: the highest LDS is "
-            f"{write_score(leader['lds'])}{of_ceiling}, and none of the others is told apart from it (paired, Holm's "
-            "correction)."
+            f"{name[:1].upper()}{name[1:]} has the highest LDS at n = {size:,}, {write_score(leader['lds'])}{of_ceiling}"
+            f", and shares the lead with {others}: they are not told apart from it (paired, Holm's correction)."
         )
     name = results.label(leader["method"])
     sentence = f"{name[:1].upper()}{name[1:]} leads at n = {size:,} with an LDS of {write_score(leader['lds'])}"
@@ -68,7 +70,7 @@ def _lead(results: Results, sizes: list[int]) -> str:
 
 def _list(results: Results, methods: list[str]) -> str:
     *first, last = map(results.label, methods)
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _ranked(results: Results, size: int) -> pd.DataFrame:
