@@ -56,7 +56,8 @@ def _lead(results: Results, sizes: list[int]) -> str:
         name, others = results.label(leader["method"]), _list(results, leaders[1:])
         return (
             f"{name[:1].upper()}{name[1:]} has the highest LDS at n = {size:,}, {write_score(leader['lds'])}"
-            f"{of_ceiling}, and shares the lead with {others}: they are not told apart from it (paired, Holm's correction)."
+            f"{of_ceiling}, and shares the lead with {others}: they are not told apart from it (paired, Holm's "
+            "correction)."
         )
     name = results.label(leader["method"])
     sentence = f"{name[:1].upper()}{name[1:]} leads at n = {size:,} with an LDS of {write_score(leader['lds'])}"
