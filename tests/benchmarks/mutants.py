@@ -40,7 +40,7 @@ class Mutant:
     where: str = ""
 
 
-SGLD = "test_sgld test_samplers"
+SGLD = "test_samplers test_record_chain"
 MUTANTS = {
     # The LDS
     "sign: a low loss counts as bad": Mutant(
@@ -68,7 +68,7 @@ MUTANTS = {
     ),
     # SGLD and its estimates
     "noise: its deviation is the step size": Mutant(
-        r"std=((self\.)?step_size)\*\*0\.5", r"std=\1", SGLD, where="sampling/sgld"
+        r"std=((self\.)?step_size)\*\*0\.5", r"std=\1", f"{SGLD} test_bif", where="sampling/sgld"
     ),
     "drift: twice as strong": Mutant(
         r"(-(self\.)?step_size \* (self\.)?inverse_temperature) / 2\b", r"\1", SGLD, where="sampling/sgld"
