@@ -50,7 +50,7 @@ def cell(tmp_path: Path, traces) -> Cell:
     """Return a cell with a split, a bank in two shards, a method with its traces, and one that could not run."""
     cell, generator = Cell(tmp_path, 0, 250), make_generator(0, "bank")
     save_tensors(cell.split, {"query": torch.arange(SCORED)}, make_record({}))
-    bank = dataclasses.asdict(EXPERIMENT.bank)
+    bank = dataclasses.asdict(EXPERIMENT.bank) | {"subsets": 2 * SUBSETS}
     record = make_record({}, bank=bank, seed=0, stream=["bank", 0, 250])
     for path in cell.bank(2):
         masks = torch.rand(SUBSETS, TRAIN, generator=generator).argsort(dim=1) < TRAIN // 2

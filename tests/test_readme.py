@@ -176,10 +176,6 @@ def test_every_local_link_and_figure_of_a_page_exists(page):
             assert anchor in _anchors(found.relative_to(ROOT).as_posix()), target
 
 
-# By how much another processor's rounding moves an LDS of lds_digits, which CI makes anew before this test.
-ELSEWHERE = 0.003
-
-
 def _tables(page: str) -> list[pd.DataFrame]:
     """Return every table of the experiments that a page names."""
     named = EXPERIMENTS & set(re.findall(r"\w+", PAGES[page]))
@@ -200,7 +196,7 @@ def _stands(printed: tuple[str, ...], found: list[tuple[float, ...]]) -> bool:
     """Say whether printed numbers are a found row, each rounded to the places that are printed."""
     places = [len(text.partition(".")[2]) for text in printed]
     wanted = [float(text) for text in printed]
-    slack = [0.5000001 * 10**-place + ELSEWHERE for place in places]
+    slack = [0.5000001 * 10**-place for place in places]
     return any(all(abs(a - b) <= s for a, b, s in zip(row, wanted, slack, strict=True)) for row in found)
 
 

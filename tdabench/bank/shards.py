@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from tdabench.bank.bank import Bank, hash_tensors, make_bank
+from tdabench.bank.subsets import shard_subsets
 from tdabench.experiment.components import Component, describe
+from tdabench.experiment.sections import BankSettings
+from tdabench.experiment.settings import build
 from tdabench.storage.files import hash_file
 from tdabench.storage.records import load_record, load_tensors, make_record
 
@@ -41,9 +44,25 @@ def load_shards(paths: Sequence[Path]) -> Bank:
             f"A bank of {wanted.total()} shards is 0.safetensors to {wanted.total() - 1}.safetensors, each once; "
             f"{', '.join(wrong)} is missing or too much: give all of them, or let Snakemake finish the bank."
         )
-    parts = [load_tensors(path) for path in shards]
-    tensors: dict[str, Tensor] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts = {path: load_tensors(path) for path in shards}
+    _check_contents(parts, build(BankSettings, record["bank"], where="bank"))
+    tensors: dict[str, Tensor] = {name: torch.cat([part[name] for part in parts.values()]) for name in parts[first]}
     return Bank(tensors=tensors, record={**record, "shards": list(shards.values())})
+
+
+def _check_contents(parts: Mapping[Path, Mapping[str, Tensor]], settings: BankSettings) -> None:
+    """Refuse shards that lie in each other's place, or twice."""
+    first, seen = next(iter(parts)), {}
+    for shard, (path, part) in enumerate(parts.items()):
+        if part.keys() != parts[first].keys() or "masks" not in part:
+            raise ValueError(f"{path} has the tensors {sorted(part)}, {first} has {sorted(parts[first])}.")
+        size = len(shard_subsets(settings, shard))
+        if len(part["masks"]) != size:
+            raise ValueError(f"{path} has {len(part['masks'])} subsets; shard {shard} has {size}.")
+        content = hash_tensors(part)
+        if content in seen:
+            raise ValueError(f"{path} has the same contents as {seen[content]}: one is a copy.")
+        seen[content] = path
 
 
 def merge_shards(paths: Sequence[Path], *, dataset: Path, split: Path) -> Bank:

@@ -176,6 +176,7 @@ def test_a_bank_is_shown_with_its_agreement_ceiling_and_settings(here, capsys):
          "Shard 1 was not made from .*dataset.safetensors.*--dataset"),
         (lambda: Path("results/mine/0/split.safetensors").unlink(), SHARDS, "no result file .*split.safetensors"),
         (lambda: Path(SHARDS[1]).unlink(), SHARDS, "no result file .*1.safetensors"),
+        (lambda: shutil.copy(SHARDS[1], SHARDS[0]), SHARDS, "0.safetensors has 3 subsets; shard 0 has 2"),
     ],
 )  # fmt: skip
 def test_shards_that_are_no_whole_bank_are_refused_and_nothing_is_written(here, capsys, spoil, shards, message):
@@ -186,6 +187,17 @@ def test_shards_that_are_no_whole_bank_are_refused_and_nothing_is_written(here, 
 
     assert re.search(message, error), error
     assert not Path("new.safetensors").exists()
+
+
+def test_a_shard_that_is_a_copy_of_another_is_refused(here, capsys):
+    # Of equal sizes, so that only the contents give it away.
+    for path in SHARDS:
+        _change(path, lambda record: record["bank"].update(subsets=4))
+    shutil.copy(SHARDS[0], SHARDS[1])
+
+    error = _error(capsys, "export", *SHARDS, "--output", "new.safetensors")
+
+    assert "1.safetensors has the same contents as results/mine/0/60/bank/0.safetensors: one is a copy" in error
 
 
 def _change(path: str, change) -> None:
